@@ -1,0 +1,253 @@
+"""gen-repo writes a complete Triton model repository for a multimodal model, and serves, checks and asks it.
+
+  gen-repo --model vila                        from the spec and the guide's default folders
+  gen-repo --model llava --hf-model-dir D --visual-engine-dir V --llm-engine-dir L
+  gen-repo --model vila --hf-model-dir D --runtime torch      the same repository without engines, on CPU or GPU
+
+Exit codes: 0 fine (warnings may be printed), 1 findings that forbid it, 2 wrong usage, 3 something is missing on this
+machine, 4 the operation would run code from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from generator import __version__
+from generator.findings import EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, Finding, Refused, error
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _pair(text: str) -> tuple[str, str]:
+    host, sign, container = text.partition("=")
+    if not sign or not host or not container:
+        raise argparse.ArgumentTypeError(f"must be HOST=CONTAINER, not {text!r}")
+    return host, container
+
+
+def _setting(text: str) -> tuple[str, str, str]:
+    name, sign, value = text.partition("=")
+    step, dot, parameter = name.partition(".")
+    if not sign or not dot or not parameter:
+        raise argparse.ArgumentTypeError(f"must be MODEL.PARAMETER=VALUE, not {text!r}")
+    return step, parameter, value
+
+
+def _name(text: str) -> str:
+    if not text.isascii() or not text.replace("_", "").replace("-", "").isalnum():
+        raise argparse.ArgumentTypeError(f"must consist of letters, digits, '_' and '-', not {text!r}")
+    return text
+
+
+def _host(text: str) -> str:
+    host = text.removeprefix("http://").removeprefix("https://")
+    if not host or any(c in host for c in "/@?#\\ "):
+        raise argparse.ArgumentTypeError(f"must be a host name, or http://HOST to allow plain http, not {text!r}")
+    return text.removeprefix("https://")
+
+
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_argument_group("where things are (default: the guide's folders below tmp/)")
+    where.add_argument("--hf-model-dir", type=Path, metavar="D", help="the checkpoint")
+    where.add_argument("--visual-engine-dir", type=Path, metavar="D", help="the vision engine and its config.json")
+    where.add_argument("--llm-engine-dir", type=Path, metavar="D", help="the LLM engine and its config.json")
+    where.add_argument("--tokenizer-dir", type=Path, metavar="D", help="the tokenizer, if not in the checkpoint")
+    where.add_argument("--output", type=Path, metavar="D", help="the repository (default: model_repos/MODEL)")
+    what = parser.add_argument_group("what to write")
+    what.add_argument("--model", metavar="NAME", help="a model or one of its variants, see `gen-repo list`")
+    what.add_argument(
+        "--runtime",
+        choices=("trtllm", "torch"),
+        default="trtllm",
+        help="trtllm: TensorRT engines; torch: the checkpoint with torch and transformers (default: trtllm)",
+    )
+    what.add_argument("--release", metavar="R", help="TensorRT-LLM release (default: the engine's, else the newest)")
+    what.add_argument("--max-batch-size", type=_positive, metavar="N", help="requests that run together")
+    what.add_argument("--max-images", type=_positive, metavar="N", help="images per prompt")
+    what.add_argument("--max-tokens", type=_positive, default=128, metavar="N", help="answer length unless asked (128)")
+    what.add_argument("--streaming", action="store_true", help="decoupled LLM, and the streaming front model")
+    what.add_argument("--kv-cache-reuse", action="store_true", help="share KV blocks between equal prompts")
+    what.add_argument(
+        "--tokenizer",
+        choices=("hf", "checkpoint"),
+        default="hf",
+        help="as the installed transformers tokenizes, or the checkpoint's tokenizer.json as it is (default: hf)",
+    )
+    what.add_argument("--image-host", action="append", default=[], type=_host, metavar="HOST",
+                      help="allow image URLs of this host over https (http://HOST: over http); repeatable")
+    what.add_argument("--name", type=_name, metavar="P", help="name of the ensemble and prefix of the steps")
+    what.add_argument("--path-map", action="append", default=[], type=_pair, metavar="HOST=CONTAINER",
+                      help="rewrite paths to how the server sees them; repeatable")
+    what.add_argument("--set", action="append", default=[], type=_setting, metavar="MODEL.PARAMETER=VALUE",
+                      help="set a backend parameter, e.g. tensorrt_llm.kv_cache_free_gpu_mem_fraction=0.5; repeatable")
+    how = parser.add_argument_group("how")
+    how.add_argument("--explain", action="store_true", help="print the plan, write nothing")
+    how.add_argument("--json", action="store_true", help="print findings and result as JSON")
+    how.add_argument("--force", action="store_true", help="replace a repository of ours that differs")
+
+
+def _parser() -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="gen-repo", description=__doc__, formatter_class=formatter)
+    parser.add_argument("--version", action="version", version=f"gen-repo {__version__}")
+    _generate_arguments(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="other commands")
+
+    listing = commands.add_parser("list", help="models, variants and what they take")
+    listing.add_argument("--json", action="store_true")
+    listing.set_defaults(run=_list)
+
+    check = commands.add_parser("check", help="check a generated repository")
+    check.add_argument("repository", type=Path)
+    check.add_argument("--json", action="store_true")
+    check.set_defaults(run=_check)
+
+    serve = commands.add_parser("serve", help="start Triton with a repository")
+    serve.add_argument("repository", type=Path)
+    serve.add_argument("--http-port", type=_positive, default=8000)
+    serve.add_argument("--grpc-port", type=_positive, default=8001)
+    serve.add_argument("--metrics-port", type=_positive, default=8002)
+    serve.set_defaults(run=_serve)
+
+    ask = commands.add_parser("ask", help="ask a running server about images")
+    ask.add_argument("--url", default="localhost:8001", help="gRPC address (default: localhost:8001)")
+    ask.add_argument("--model", default="ensemble", help="model to ask (default: ensemble)")
+    ask.add_argument("--image", action="append", default=[], type=Path, metavar="FILE", help="JPEG, PNG or WebP; repeatable")
+    ask.add_argument("--text", required=True)
+    ask.add_argument("--stream", action="store_true", help="print the answer as it comes")
+    ask.add_argument("--max-tokens", type=_positive)
+    ask.add_argument("--temperature", type=float)
+    ask.add_argument("--times", action="store_true", help="print the time each step took")
+    ask.set_defaults(run=_ask)
+    return parser
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        print(finding, file=sys.stderr)
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from generator.generate import decide, generate
+    from generator.options import Options
+
+    if not arguments.model:
+        what = "no model given"
+        raise Refused(error("usage", what, "--model", "see `gen-repo list` and `gen-repo --help`"), exit_code=EXIT_USAGE)
+    options = Options(
+        model=arguments.model,
+        hf_model_dir=arguments.hf_model_dir,
+        visual_engine_dir=arguments.visual_engine_dir,
+        llm_engine_dir=arguments.llm_engine_dir,
+        tokenizer_dir=arguments.tokenizer_dir,
+        output=arguments.output,
+        runtime=arguments.runtime,
+        release=arguments.release,
+        max_batch_size=arguments.max_batch_size,
+        max_images=arguments.max_images,
+        max_tokens=arguments.max_tokens,
+        streaming=arguments.streaming,
+        kv_cache_reuse=arguments.kv_cache_reuse,
+        tokenizer=arguments.tokenizer,
+        name=arguments.name,
+        image_hosts=tuple(arguments.image_host),
+        path_map=tuple(arguments.path_map),
+        set=tuple(arguments.set),
+        force=arguments.force,
+    )
+    if arguments.explain:
+        from generator.explain import explain
+
+        decided, facts, findings = decide(options)
+        print(explain(decided, facts))
+        _print(findings)
+        return EXIT_FINDINGS if any(f.level == "error" for f in findings) else EXIT_OK
+    outcome = generate(options)
+    if arguments.json:
+        result = {
+            "output": str(outcome.output),
+            "written": outcome.written,
+            "findings": [finding.as_dict() for finding in outcome.findings],
+        }
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        _print(outcome.findings)
+        if not outcome.failed:
+            print(f"{outcome.output}: {'written' if outcome.written else 'already up to date'}")
+    return EXIT_FINDINGS if outcome.failed else EXIT_OK
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from generator.models import specs
+
+    rows = [spec.summary() for spec in specs().values()]
+    if arguments.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return EXIT_OK
+    for row in rows:
+        print(f"{row['model']}: {row['title']}, {row['images']} per prompt, TensorRT-LLM {row['default_release']}")
+        for variant in row["variants"]:
+            note = ""
+            if variant["refused"]:
+                note = f"  not supported: {variant['refused']}"
+            elif variant["no_torch"]:
+                note = f"  no --runtime torch: {variant['no_torch']}"
+            print(f"  {variant['name']}{note}")
+    return EXIT_OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from generator.check import check
+
+    findings = check(arguments.repository)
+    failed = any(finding.level == "error" for finding in findings)
+    if arguments.json:
+        print(json.dumps({"findings": [f.as_dict() for f in findings]}, indent=2, ensure_ascii=False))
+    else:
+        _print(findings)
+        print(f"{arguments.repository}: {'not usable' if failed else 'fine'}")
+    return EXIT_FINDINGS if failed else EXIT_OK
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from generator import server
+
+    return server.serve(
+        arguments.repository,
+        http_port=arguments.http_port,
+        grpc_port=arguments.grpc_port,
+        metrics_port=arguments.metrics_port,
+    )
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    from generator.ask import run
+
+    return run(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code; findings go to stderr, or to stdout as JSON with --json."""
+    arguments = _parser().parse_args(argv)
+    command: Command = getattr(arguments, "run", _generate)
+    try:
+        return command(arguments)
+    except Refused as refused:
+        if getattr(arguments, "json", False):
+            print(json.dumps({"findings": [f.as_dict() for f in refused.findings]}, indent=2, ensure_ascii=False))
+        else:
+            _print(refused.findings)
+        return refused.exit_code
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,128 @@
+"""Contradictions between vision engine, LLM engine, checkpoint, tokenizer, release and options, each with both values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from generator import contract
+from generator.facts.gather import Facts
+from generator.findings import Finding, error, warning
+from generator.options import Options
+from generator.spec import ModelSpec, Variant
+
+DTYPES = ("float16", "bfloat16", "float32")
+
+
+def check(
+    options: Options, spec: ModelSpec, variant: Variant, facts: Facts, release: str, rows: int
+) -> list[Finding]:
+    """All contradictions of one run, in the order of the pipeline."""
+    return [
+        *_vision(spec, facts, rows),
+        *_llm(facts),
+        *_variant(spec, variant, facts),
+        *_tokenizer(spec, facts),
+        *_options(options, spec, variant, facts, release),
+    ]
+
+
+def _vision(spec: ModelSpec, facts: Facts, rows: int) -> Iterator[Finding]:
+    vision, llm, checkpoint = facts.vision_engine, facts.llm_engine, facts.checkpoint
+    if vision is None:
+        return
+    where = vision.folder / "config.json"
+    if vision.model_type is not None and vision.model_type not in spec.engine_model_types:
+        wanted = " or ".join(repr(t) for t in spec.engine_model_types)
+        what = f"the vision engine's model_type is {vision.model_type!r}, {spec.title} has {wanted}"
+        yield error("engine-model", what, where, f"build it with --model_type {spec.engine_model_types[0]}")
+    if vision.dtype not in DTYPES:
+        what = f"the vision engine's precision is {vision.dtype!r}; known are {', '.join(DTYPES)}"
+        yield error("engine-dtype", what, where, "build it with --precision float16")
+    if vision.hidden_size and llm and vision.hidden_size != llm.hidden_size:
+        what = f"the vision engine gives rows of {vision.hidden_size} values, the LLM engine takes {llm.hidden_size}"
+        yield error("engine-hidden-size", what, where, "build both engines from the same checkpoint")
+    if vision.rows and checkpoint and checkpoint.rows_per_image and vision.rows != checkpoint.rows_per_image:
+        what = f"the vision engine gives {vision.rows} rows per image, the checkpoint's tower {checkpoint.rows_per_image}"
+        yield error("engine-rows", what, where, "build the vision engine from this checkpoint")
+
+
+def _llm(facts: Facts) -> Iterator[Finding]:
+    llm, checkpoint = facts.llm_engine, facts.checkpoint
+    if llm is None:
+        return
+    where = llm.folder / "config.json"
+    if llm.dtype not in DTYPES:
+        what = f"the LLM engine's dtype is {llm.dtype!r}; a prompt table can be {', '.join(DTYPES)}"
+        yield error("engine-dtype", what, where, "build it with --dtype float16 or bfloat16")
+    if llm.max_table_rows == 0:
+        what = "the LLM engine was built without a prompt table (max_prompt_embedding_table_size is 0)"
+        yield error("no-prompt-table", what, where, "build it with --max_multimodal_len, see build_engines.sh")
+    if not llm.paged_kv_cache:
+        what = "the LLM engine has no paged KV cache, which in-flight batching needs"
+        yield error("no-paged-kv-cache", what, where, "build it with --paged_kv_cache enable")
+    if checkpoint is None:
+        return
+    if llm.hidden_size != checkpoint.hidden_size:
+        what = f"the LLM engine's hidden size is {llm.hidden_size}, the checkpoint's {checkpoint.hidden_size}"
+        yield error("engine-hidden-size", what, where, "give the checkpoint that the engine was built from")
+    if llm.vocab_size < checkpoint.vocab_size:
+        what = f"the LLM engine's vocabulary has {llm.vocab_size} ids, the checkpoint's {checkpoint.vocab_size}"
+        yield error("engine-vocabulary", what, where, "give the checkpoint that the engine was built from")
+    elif llm.vocab_size > checkpoint.vocab_size:
+        what = (
+            f"the LLM engine's vocabulary has {llm.vocab_size} ids, the checkpoint's {checkpoint.vocab_size}; "
+            "image tokens count from the engine's"
+        )
+        yield warning("engine-vocabulary", what, where, "nothing to do if the engine was padded for tensor parallelism")
+
+
+def _variant(spec: ModelSpec, variant: Variant, facts: Facts) -> Iterator[Finding]:
+    checkpoint = facts.checkpoint
+    if checkpoint is None or checkpoint.hidden_size == variant.hidden_size:
+        return
+    siblings = [v.name for v in spec.variants if v.hidden_size == checkpoint.hidden_size and not v.refused]
+    what = f"the checkpoint's hidden size is {checkpoint.hidden_size}, {variant.name} has {variant.hidden_size}"
+    where = checkpoint.llm_folder / "config.json"
+    if siblings:
+        yield error("other-variant", f"{what}; it is that of {siblings[0]}", where, f"use --model {siblings[0]}")
+    else:
+        remedy = f"check that it is a {spec.title} whose prompt is the {variant.conversation.name} template"
+        yield warning("unknown-size", f"{what}; the checkpoint's own numbers are used", where, remedy)
+
+
+def _tokenizer(spec: ModelSpec, facts: Facts) -> Iterator[Finding]:
+    tokenizer, llm = facts.tokenizer, facts.llm_engine
+    if tokenizer is None:
+        return
+    where = facts.places.tokenizer
+    vocabulary = llm.vocab_size if llm else facts.checkpoint.vocab_size if facts.checkpoint else None
+    if vocabulary is not None and tokenizer.vocabulary > vocabulary:
+        what = f"the tokenizer has {tokenizer.vocabulary} ids, the LLM {vocabulary}: some would be taken for image rows"
+        yield error("tokenizer-vocabulary", what, where, "give the tokenizer of this checkpoint with --tokenizer-dir")
+    if spec.image_token and tokenizer.image is None:
+        what = f"the tokenizer has no token {spec.image_mark!r}, which marks the image's place"
+        yield error("no-image-token", what, where, "give the tokenizer of this checkpoint with --tokenizer-dir")
+    named = facts.checkpoint.image_token_id if facts.checkpoint else None
+    if spec.image_token and named is not None and tokenizer.image is not None and named != tokenizer.image:
+        what = f"config.json says that {spec.image_mark!r} is token {named}, the tokenizer says {tokenizer.image}"
+        yield error("no-image-token", what, where, "give the tokenizer of this checkpoint with --tokenizer-dir")
+
+
+def _options(
+    options: Options, spec: ModelSpec, variant: Variant, facts: Facts, release: str
+) -> Iterator[Finding]:
+    llm = facts.llm_engine
+    if options.runtime == "torch" and variant.no_torch:
+        what = f"--runtime torch cannot run {variant.name}: {variant.no_torch}"
+        yield error("no-torch", what, "--runtime", "use --runtime trtllm")
+    if options.kv_cache_reuse and "prompt_table_extra_ids" not in contract.contract(release).inputs:
+        what = f"KV cache reuse with images needs prompt_table_extra_ids, which release {release} does not have"
+        yield error("kv-cache-reuse", what, "--kv-cache-reuse", "use release 0.13.0 or later")
+    if options.kv_cache_reuse and llm and not llm.paged_context_fmha:
+        what = "KV cache reuse needs an engine built with paged context attention, and this one has it disabled"
+        yield error(
+            "kv-cache-reuse",
+            what,
+            llm.folder / "config.json",
+            "build the LLM engine with --use_paged_context_fmha enable, or leave out --kv-cache-reuse",
+        )

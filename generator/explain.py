@@ -1,0 +1,41 @@
+"""The plan as text: every number with where it came from."""
+
+from __future__ import annotations
+
+from generator.facts.gather import Facts
+from generator.plan import Plan
+
+
+def explain(plan: Plan, facts: Facts) -> str:
+    """A table of the plan's decisions, one per line: name, value, source."""
+    engine, checkpoint = facts.llm_engine, facts.checkpoint
+    numbers = "LLM engine" if engine else "checkpoint" if checkpoint else "spec"
+    limits = "LLM engine and options" if engine else "spec, checkpoint and options; build engines with these"
+    per_request = plan.limits.max_table_rows
+    rows: list[tuple[str, object, str]] = [
+        ("variant", plan.variant.name, "--model"),
+        ("release", plan.release, "engine" if engine and engine.version else "option or spec"),
+        ("runtime", plan.runtime, "--runtime"),
+        ("conversation", plan.conversation.name, "spec"),
+        ("tokenizer", plan.tokenizer.source if plan.tokenizer else "absent", str(facts.places.tokenizer)),
+        ("vocabulary", f"{plan.vocab_size}; first image id {plan.vocab_size}", numbers),
+        ("hidden size", plan.hidden_size, numbers),
+        ("LLM dtype", plan.llm_dtype, numbers),
+        ("vision dtype", plan.vision_dtype, "vision engine" if facts.vision_engine else "spec"),
+        ("rows per image", plan.rows_per_image, "vision engine, checkpoint or spec"),
+        ("max batch size", plan.limits.max_batch_size, limits),
+        ("images per prompt", plan.limits.max_images, limits),
+        ("table rows per request", f"{plan.limits.max_images} x {plan.rows_per_image} = {per_request}", limits),
+        ("max_multimodal_len", f"{plan.limits.max_batch_size} x {per_request} = {plan.limits.max_batch_size * per_request}",
+         "build size of the table"),
+        ("max input length", plan.limits.max_input_len, limits),
+        ("max sequence length", plan.limits.max_seq_len, limits),
+        ("CUDA memory pool", f"{plan.cuda_pool_bytes} bytes", "2 x batch x table rows x hidden size x bytes, whole MiB"),
+        ("ranks", f"tp {plan.tp} x pp {plan.pp}", "LLM engine" if engine else "default"),
+        ("checkpoint path", plan.paths.checkpoint, "after --path-map"),
+        ("vision engine path", plan.paths.vision_engine, "after --path-map"),
+        ("LLM engine path", plan.paths.llm_engine, "after --path-map"),
+        *((f"parameter {name}", value or "(empty)", "release default, plan or --set") for name, value in plan.llm_parameters.items()),
+    ]
+    width = max(len(name) for name, _, _ in rows)
+    return "\n".join(f"{name.ljust(width)}  {value}   [{source}]" for name, value, source in rows)

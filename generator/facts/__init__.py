@@ -1,0 +1,1 @@
+"""Facts: what the files on disk say. Readers return dataclasses and findings; they decide nothing and write nothing."""

@@ -1,0 +1,180 @@
+"""Facts of a checkpoint directory: Hugging Face's layout, and the original VILA layout with sub-folders."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from generator.facts import jsonfile
+from generator.findings import Refused, error
+from generator.spec import ModelSpec, PixelSpec
+
+DOWNLOAD = "point --hf-model-dir at a complete checkpoint (build_engines.sh downloads it)"
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What the checkpoint's config files say; None where they are silent.
+
+    Attributes:
+        folder: the checkpoint; `llm_folder`: where LLM config and tokenizer lie (may be the same).
+        pixels: from preprocessor_config.json.
+        rows_per_image: computed from the vision tower's numbers.
+    """
+
+    folder: Path
+    llm_folder: Path
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    max_positions: int | None
+    dtype: str | None
+    image_token_id: int | None
+    pixels: PixelSpec | None
+    rows_per_image: int | None
+    has_weights: bool
+
+
+def _size(value: Any, key: str, path: Path) -> int:
+    if isinstance(value, dict):
+        value = value.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        what = f"size entry {key!r} of preprocessor_config.json is {value!r}"
+        raise Refused(error("config-invalid", what, path, DOWNLOAD))
+    return value
+
+
+def _triple(value: Any, name: str, path: Path) -> tuple[float, float, float]:
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int | float) for v in value):
+        what = f"{name} of preprocessor_config.json is {value!r}, not three numbers"
+        raise Refused(error("config-invalid", what, path, DOWNLOAD))
+    return float(value[0]), float(value[1]), float(value[2])
+
+
+def _pixels(path: Path, squash_first: bool, pad_square: bool) -> PixelSpec | None:
+    """Geometry and normalisation of an image processor's config (CLIPImageProcessor, SiglipImageProcessor)."""
+    if not path.is_file():
+        return None
+    config = jsonfile.read(path, "preprocessor_config.json", DOWNLOAD)
+    config = config.get("image_processor", config)  # processor_config.json of transformers 5 nests it
+    mean = _triple(config.get("image_mean"), "image_mean", path)
+    std = _triple(config.get("image_std"), "image_std", path)
+    size, crop = config.get("size"), config.get("crop_size")
+    steps: list[tuple[str | int, ...]] = []
+    if pad_square:
+        steps.append(("pad_square", *(int(255 * channel) for channel in mean)))
+    if isinstance(size, dict) and "shortest_edge" in size:
+        edge = _size(size, "shortest_edge", path)
+        height = width = edge
+        if squash_first:
+            steps.append(("resize", edge, edge))
+        else:
+            steps.append(("resize_shortest", edge))
+            if config.get("do_center_crop", True):
+                height, width = _size(crop, "height", path), _size(crop, "width", path)
+                steps.append(("center_crop", height, width))
+    else:
+        height, width = _size(size, "height", path), _size(size, "width", path)
+        steps.append(("resize", height, width))
+    return PixelSpec(
+        steps=tuple(steps),
+        shape=(3, height, width),
+        mean=mean,
+        std=std,
+        resample=int(config.get("resample", 3)),
+        rescale_factor=float(config.get("rescale_factor", 1 / 255)),
+    )
+
+
+def _rows(vision: dict[str, Any], merge: bool) -> int | None:
+    size, patch = vision.get("image_size"), vision.get("patch_size")
+    if not isinstance(size, int) or not isinstance(patch, int) or patch <= 0:
+        return None
+    side = size // patch
+    return ((side + 1) // 2) ** 2 if merge else side**2
+
+
+def _weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+
+
+def _llm_numbers(llm: dict[str, Any], path: Path) -> tuple[int, int]:
+    """(vocab_size, hidden_size); transformers leaves out values that equal LlamaConfig's defaults."""
+    vocab = jsonfile.number(llm, "vocab_size", path, "the checkpoint") or 32000
+    hidden = jsonfile.number(llm, "hidden_size", path, "the checkpoint") or 4096
+    return vocab, hidden
+
+
+def read(folder: Path, spec: ModelSpec) -> CheckpointFacts:
+    """Reads a checkpoint of the model that `spec` describes.
+
+    Raises:
+        Refused: no readable config.json, or the checkpoint is another model's.
+    """
+    path = folder / "config.json"
+    config = jsonfile.read(path, "config.json of the checkpoint", DOWNLOAD)
+    model_type = str(config.get("model_type"))
+    if model_type not in spec.checkpoint_model_types:
+        raise Refused(
+            error(
+                "wrong-checkpoint",
+                f"the checkpoint's model_type is {model_type!r}, {spec.title} has "
+                f"{' or '.join(repr(t) for t in spec.checkpoint_model_types)}",
+                path,
+                "give the checkpoint of this model, or another --model (see `gen-repo list`)",
+            )
+        )
+    return _with_llm_folder(folder, spec, config) if spec.llm_folder else _one_folder(folder, config)
+
+
+def _one_folder(folder: Path, config: dict[str, Any]) -> CheckpointFacts:
+    path = folder / "config.json"
+    text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
+    vocab, hidden = _llm_numbers(text, path)
+    preprocessor = folder / "preprocessor_config.json"
+    if not preprocessor.is_file():
+        preprocessor = folder / "processor_config.json"
+    return CheckpointFacts(
+        folder=folder,
+        llm_folder=folder,
+        model_type=str(config.get("model_type")),
+        vocab_size=vocab,
+        hidden_size=hidden,
+        max_positions=jsonfile.number(text, "max_position_embeddings", path, "the checkpoint"),
+        dtype=config.get("dtype") or config.get("torch_dtype") or text.get("torch_dtype"),
+        image_token_id=config.get("image_token_index", config.get("image_token_id")),
+        pixels=_pixels(preprocessor, squash_first=False, pad_square=False),
+        rows_per_image=_rows(vision, merge=False),
+        has_weights=_weights(folder),
+    )
+
+
+def _with_llm_folder(folder: Path, spec: ModelSpec, config: dict[str, Any]) -> CheckpointFacts:
+    llm_folder = folder / spec.llm_folder
+    path = llm_folder / "config.json"
+    llm = jsonfile.read(path, "config.json of the checkpoint's LLM", DOWNLOAD)
+    vocab, hidden = _llm_numbers(llm, path)
+    tower_folder = folder / "vision_tower"
+    tower: dict[str, Any] = {}
+    if (tower_folder / "config.json").is_file():
+        tower = jsonfile.read(tower_folder / "config.json", "config.json of the vision tower", DOWNLOAD)
+        tower = tower.get("vision_config", tower)
+    projector = config.get("mm_projector_cfg")
+    kind = str(projector.get("mm_projector_type") if isinstance(projector, dict) else config.get("mm_projector_type"))
+    aspect = config.get("image_aspect_ratio")
+    dtype = config.get("model_dtype") or llm.get("torch_dtype") or llm.get("dtype")
+    return CheckpointFacts(
+        folder=folder,
+        llm_folder=llm_folder,
+        model_type=str(config.get("model_type")),
+        vocab_size=vocab,
+        hidden_size=hidden,
+        max_positions=jsonfile.number(llm, "max_position_embeddings", path, "the checkpoint"),
+        dtype=re.sub(r"^torch\.", "", str(dtype)) if dtype else None,
+        image_token_id=None,
+        pixels=_pixels(tower_folder / "preprocessor_config.json", aspect == "resize", aspect == "pad"),
+        rows_per_image=_rows(tower, merge="downsample" in kind),
+        has_weights=_weights(llm_folder),
+    )

@@ -1,0 +1,152 @@
+"""Facts of TensorRT engines, read from the config.json beside them (TensorRT-LLM 0.12 to 1.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from generator.facts import jsonfile
+from generator.findings import Refused, error
+
+VISION_ENGINE_FILES = ("model.engine", "visual_encoder.engine", "rank0.engine")
+BUILD = "build it with build_engines.sh, or point the option at the folder that holds config.json and the engine"
+
+
+@dataclass(frozen=True)
+class VisionEngineFacts:
+    """A vision engine: `max_batch_size` and `rows`/`hidden_size` are None where its release does not write them."""
+
+    folder: Path
+    file: Path
+    model_type: str | None
+    dtype: str
+    max_batch_size: int | None
+    rows: int | None
+    hidden_size: int | None
+
+
+@dataclass(frozen=True)
+class LlmEngineFacts:
+    """A decoder engine. Sizes are of the whole model, not per rank; `max_table_rows` is
+    build_config.max_prompt_embedding_table_size (called --max_multimodal_len on the command line)."""
+
+    folder: Path
+    version: str | None
+    architecture: str | None
+    dtype: str
+    vocab_size: int
+    hidden_size: int
+    tp: int
+    pp: int
+    quantization: str | None
+    max_batch_size: int
+    max_input_len: int
+    max_seq_len: int
+    max_num_tokens: int | None
+    max_table_rows: int
+    max_beam_width: int
+    paged_kv_cache: bool
+    paged_context_fmha: bool
+    gathers_context_logits: bool
+    gathers_generation_logits: bool
+
+    @property
+    def world_size(self) -> int:
+        return self.tp * self.pp
+
+
+def _engine_folder(folder: Path, sub: str) -> Path:
+    """Releases from 0.19 on put both engines below one folder, as `vision` and `llm`."""
+    nested = folder / sub
+    return nested if not (folder / "config.json").exists() and (nested / "config.json").exists() else folder
+
+
+def vision_engine(folder: Path) -> VisionEngineFacts:
+    """Reads a vision engine folder.
+
+    Raises:
+        Refused: no readable config.json, no engine file, or a config of something else.
+    """
+    folder = _engine_folder(folder, "vision")
+    path = folder / "config.json"
+    config = jsonfile.read(path, "config.json of the vision engine", f"--visual-engine-dir: {BUILD}")
+    builder = config.get("builder_config") or config.get("pretrained_config")
+    if not isinstance(builder, dict):
+        what = "config.json has no builder_config, so this is not a vision engine"
+        if "build_config" in config:
+            what += "; it looks like an LLM engine"
+        raise Refused(error("not-a-vision-engine", what, path, "swap --visual-engine-dir and --llm-engine-dir"))
+    if "build_config" in config and "pretrained_config" in config and "vision" not in str(builder.get("architecture")):
+        what = "config.json has pretrained_config and build_config: this is an LLM engine"
+        raise Refused(error("not-a-vision-engine", what, path, "swap --visual-engine-dir and --llm-engine-dir"))
+    file = next((folder / name for name in VISION_ENGINE_FILES if (folder / name).is_file()), None)
+    if file is None:
+        names = ", ".join(VISION_ENGINE_FILES)
+        raise Refused(error("engine-missing", f"no engine file beside config.json; looked for {names}", folder, BUILD))
+    shape = builder.get("output_shape")
+    rows, hidden = shape[-2:] if isinstance(shape, list) and len(shape) >= 2 else (None, None)
+    return VisionEngineFacts(
+        folder=folder,
+        file=file,
+        model_type=builder.get("model_type"),
+        dtype=str(builder.get("precision") or builder.get("dtype") or "float16"),
+        max_batch_size=jsonfile.number(builder, "max_batch_size", path, "the vision engine"),
+        rows=rows if isinstance(rows, int) and rows > 0 else None,
+        hidden_size=hidden if isinstance(hidden, int) and hidden > 0 else None,
+    )
+
+
+def llm_engine(folder: Path) -> LlmEngineFacts:
+    """Reads an LLM engine folder.
+
+    Raises:
+        Refused: no readable config.json, missing numbers or rank files, or a config of something else.
+    """
+    folder = _engine_folder(folder, "llm")
+    path = folder / "config.json"
+    config = jsonfile.read(path, "config.json of the LLM engine", f"--llm-engine-dir: {BUILD}")
+    pretrained, build = config.get("pretrained_config"), config.get("build_config")
+    if not isinstance(pretrained, dict) or not isinstance(build, dict):
+        what = "config.json lacks pretrained_config and build_config, so this is not an LLM engine"
+        if "builder_config" in config:
+            what += "; it looks like a vision engine"
+        raise Refused(error("not-an-llm-engine", what, path, "swap --visual-engine-dir and --llm-engine-dir"))
+
+    def required(section: dict[str, Any], key: str) -> int:
+        value = jsonfile.number(section, key, path, "the LLM engine")
+        if value is None:
+            what = f"config.json of the LLM engine does not state {key}"
+            raise Refused(error("config-incomplete", what, path, "build the engine with a release from 0.12 to 1.2.1"))
+        return value
+
+    mapping = pretrained.get("mapping") or {}
+    plugins = build.get("plugin_config") or {}
+    quantization = pretrained.get("quantization") or {}
+    tp, pp = mapping.get("tp_size") or 1, mapping.get("pp_size") or 1
+    missing = [f"rank{r}.engine" for r in range(tp * pp) if not (folder / f"rank{r}.engine").is_file()]
+    if missing:
+        what = f"{len(missing)} of {tp * pp} rank files missing: {', '.join(missing[:4])}"
+        raise Refused(error("engine-missing", f"{what} (tp {tp} x pp {pp})", folder, BUILD))
+    seq_len = required(build, "max_seq_len")
+    return LlmEngineFacts(
+        folder=folder,
+        version=config.get("version"),
+        architecture=pretrained.get("architecture"),
+        dtype=str(pretrained.get("dtype", "float16")),
+        vocab_size=required(pretrained, "vocab_size"),
+        hidden_size=required(pretrained, "hidden_size"),
+        tp=tp,
+        pp=pp,
+        quantization=quantization.get("quant_algo"),
+        max_batch_size=required(build, "max_batch_size"),
+        max_input_len=jsonfile.number(build, "max_input_len", path, "the LLM engine") or seq_len,
+        max_seq_len=seq_len,
+        max_num_tokens=jsonfile.number(build, "max_num_tokens", path, "the LLM engine"),
+        max_table_rows=jsonfile.number(build, "max_prompt_embedding_table_size", path, "the LLM engine") or 0,
+        max_beam_width=jsonfile.number(build, "max_beam_width", path, "the LLM engine") or 1,
+        paged_kv_cache=bool(plugins.get("paged_kv_cache", True)),
+        paged_context_fmha=bool(plugins.get("use_paged_context_fmha", False)),
+        gathers_context_logits=bool(build.get("gather_context_logits", False)),
+        gathers_generation_logits=bool(build.get("gather_generation_logits", False)),
+    )

@@ -1,0 +1,129 @@
+"""Reads everything that exists on disk for one run: given directories, or the guide's default ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from generator import contract
+from generator.facts import checkpoint, engines, tokenizer
+from generator.facts.checkpoint import CheckpointFacts
+from generator.facts.engines import LlmEngineFacts, VisionEngineFacts
+from generator.facts.tokenizer import TokenizerFacts
+from generator.findings import Finding, Refused, error
+from generator.options import Options
+from generator.spec import ModelSpec, Variant
+
+# From 0.19 on the guide's script is build_multimodal_engine.py and both engines lie below one folder.
+ONE_ENGINE_FOLDER_SINCE = "0.19.0"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie, or would lie once built: the user's directories, else the guide's layout."""
+
+    checkpoint: Path
+    tokenizer: Path
+    vision_engine: Path
+    llm_engine: Path
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All facts of one run; None = not on disk."""
+
+    places: Places
+    checkpoint: CheckpointFacts | None
+    tokenizer: TokenizerFacts | None
+    vision_engine: VisionEngineFacts | None
+    llm_engine: LlmEngineFacts | None
+
+
+def one_engine_folder(release: str) -> bool:
+    known = contract.releases()
+    return known.index(release) >= known.index(ONE_ENGINE_FOLDER_SINCE)
+
+
+def places(options: Options, spec: ModelSpec, variant: Variant, release: str) -> Places:
+    """The guide's layout below the working directory, with the user's directories in their place."""
+    engines_root = Path("tmp/trt_engines") / variant.name
+    precision = {"float16": "fp16", "bfloat16": "bf16"}[spec.dtype]
+    built = engines_root / precision / "1-gpu"
+    together = one_engine_folder(release)
+    checkpoint_dir = options.hf_model_dir or Path("tmp/hf_models") / variant.name
+    return Places(
+        checkpoint=checkpoint_dir,
+        tokenizer=options.tokenizer_dir or checkpoint_dir / spec.llm_folder,
+        vision_engine=options.visual_engine_dir or (built / "vision" if together else engines_root / "vision_encoder"),
+        llm_engine=options.llm_engine_dir or (built / "llm" if together else built),
+    )
+
+
+def _default_release(options: Options, spec: ModelSpec) -> str:
+    return contract.resolve(options.release) if options.release else spec.default_release
+
+
+def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, list[Finding]]:
+    """Reads what is there. A directory that the user named must be readable; a default one may be absent.
+
+    Returns:
+        The facts, and findings of the readers (errors of several directories are reported together).
+    """
+    where = places(options, spec, variant, _default_release(options, spec))
+    findings: list[Finding] = []
+    root = options.working_dir
+
+    def wanted(given: Path | None, default: Path, option: str) -> Path | None:
+        folder = root / (given or default)
+        if folder.is_dir():
+            return folder.resolve()
+        if given is not None:
+            what = f"{option} is no directory: {str(given)!r}"
+            findings.append(error("no-such-directory", what, option, "correct the path or leave the option out"))
+        return None
+
+    checkpoint_dir = wanted(options.hf_model_dir, where.checkpoint, "--hf-model-dir")
+    vision_dir = wanted(options.visual_engine_dir, where.vision_engine, "--visual-engine-dir")
+    llm_dir = wanted(options.llm_engine_dir, where.llm_engine, "--llm-engine-dir")
+    tokenizer_dir = wanted(options.tokenizer_dir, where.tokenizer, "--tokenizer-dir")
+
+    found_checkpoint: CheckpointFacts | None = None
+    found_tokenizer: TokenizerFacts | None = None
+    found_vision: VisionEngineFacts | None = None
+    found_llm: LlmEngineFacts | None = None
+    try:
+        if checkpoint_dir:
+            found_checkpoint = checkpoint.read(checkpoint_dir, spec)
+    except Refused as refused:
+        findings.extend(refused.findings)
+    try:
+        if vision_dir:
+            found_vision = engines.vision_engine(vision_dir)
+    except Refused as refused:
+        findings.extend(refused.findings)
+    try:
+        if llm_dir:
+            found_llm = engines.llm_engine(llm_dir)
+    except Refused as refused:
+        findings.extend(refused.findings)
+    if tokenizer_dir and (options.tokenizer_dir or found_checkpoint):
+        try:
+            found_tokenizer, more = tokenizer.read(tokenizer_dir, options.tokenizer, spec.image_mark)
+            findings.extend(more)
+        except Refused as refused:
+            if refused.exit_code != 1:
+                raise
+            findings.extend(refused.findings)
+    facts = Facts(
+        places=Places(
+            checkpoint=checkpoint_dir or where.checkpoint,
+            tokenizer=tokenizer_dir or where.tokenizer,
+            vision_engine=found_vision.folder if found_vision else vision_dir or where.vision_engine,
+            llm_engine=found_llm.folder if found_llm else llm_dir or where.llm_engine,
+        ),
+        checkpoint=found_checkpoint,
+        tokenizer=found_tokenizer,
+        vision_engine=found_vision,
+        llm_engine=found_llm,
+    )
+    return facts, findings

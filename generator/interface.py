@@ -1,0 +1,197 @@
+"""Tensors between the steps and the wiring of the ensemble: one table, from which configs and maps are made.
+
+Names of the steps' own tensors are the LLM contract's where they end there. In the ensemble a step's output is called
+`_<name>`, so that it cannot collide with a public tensor of the same name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from generator.contract import Tensor, with_types
+from generator.plan import FRONT, TRITON_TYPE, Plan
+
+# Public tensors that the official ensemble does not have; see the README for their meaning.
+ADDED_INPUTS = (
+    Tensor("image_encoded_input", "STRING", (-1,), optional=True),
+    Tensor("video_encoded_input", "STRING", (-1,), optional=True),
+    Tensor("apply_chat_template", "BOOL", (1,), optional=True),
+)
+
+# Public name -> LLM input, for values that need no preparation.
+DIRECT = {
+    "temperature": "temperature",
+    "top_k": "runtime_top_k",
+    "top_p": "runtime_top_p",
+    "length_penalty": "len_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "beam_width": "beam_width",
+    "return_log_probs": "return_log_probs",
+    "return_context_logits": "return_context_logits",
+    "return_generation_logits": "return_generation_logits",
+    "stream": "streaming",
+}
+
+# LLM outputs that go to the client as they are.
+PASSED_ON = ("cum_log_probs", "output_log_probs", "context_logits", "generation_logits", "batch_index", "sequence_index")
+
+# The vision step makes the table; the 0.12 ensemble took it from the client instead.
+NOT_PUBLIC = ("prompt_embedding_table", "prompt_vocab_size")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One Triton model of the repository: what its config.pbtxt declares."""
+
+    role: str
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One entry of a step's input_map or output_map: model tensor -> ensemble tensor."""
+
+    tensor: str
+    ensemble_tensor: str
+
+
+@dataclass(frozen=True)
+class EnsembleStep:
+    model_name: str
+    inputs: tuple[Link, ...]
+    outputs: tuple[Link, ...]
+
+
+def llm_types(plan: Plan) -> dict[str, str]:
+    """Types of the LLM step that the release leaves open, and of the table, which carries the LLM's dtype always:
+    the backend takes the type that arrives, whatever the official template declares."""
+    return {
+        "logits_datatype": "FP32",
+        "encoder_input_features_data_type": TRITON_TYPE[plan.llm_dtype],
+        "prompt_embedding_table_data_type": TRITON_TYPE[plan.llm_dtype],
+        "prompt_embedding_table": TRITON_TYPE[plan.llm_dtype],
+    }
+
+
+def llm(plan: Plan) -> Model:
+    """The tensorrt_llm step: everything that the backend of the release declares."""
+    types = llm_types(plan)
+    return Model(
+        "tensorrt_llm",
+        plan.names["tensorrt_llm"],
+        with_types(plan.contract.inputs, types),
+        with_types(plan.contract.outputs, types),
+    )
+
+
+def public_inputs(plan: Plan) -> tuple[Tensor, ...]:
+    """Inputs of the ensemble: the official ones of all releases, in this release's ranks, and ours.
+
+    All but the text are optional: `max_tokens` has a default here.
+    """
+    official = [t for t in with_types(plan.contract.public_inputs, llm_types(plan)) if t.name not in NOT_PUBLIC]
+    relaxed = [replace(t, optional=t.name != "text_input") for t in official]
+    widened = [_any_size(t) if t.name in ("image_input", "image_url_input") else t for t in relaxed]
+    return (*widened, *ADDED_INPUTS)
+
+
+def _any_size(tensor: Tensor) -> Tensor:
+    """The same rank with every size open: 0.12 fixed 3 x 224 x 224, and URLs to one."""
+    return replace(tensor, dims=(-1,) * len(tensor.dims))
+
+
+def public_outputs(plan: Plan) -> tuple[Tensor, ...]:
+    known = plan.contract.outputs
+    outputs = with_types(plan.contract.public_outputs, llm_types(plan))
+    return tuple(t for t in outputs if t.name in ("text_output", *PASSED_ON) and (t.name in known or t.name == "text_output"))
+
+
+def preprocessing(plan: Plan) -> Model:
+    inputs = tuple(t for t in public_inputs(plan) if t.name not in DIRECT)
+    known = plan.contract.inputs
+    produced = [
+        "input_ids",
+        "input_lengths",
+        "request_output_len",
+        "end_id",
+        "pad_id",
+        "stop_words_list",
+        "bad_words_list",
+        "embedding_bias",
+        plan.contract.min_tokens,
+        plan.contract.seed,
+    ]
+    if "prompt_table_extra_ids" in known:
+        produced.append("prompt_table_extra_ids")
+    # A producer shows what crosses the wire; the reshape to a scalar is the consumer's.
+    to_llm = tuple(replace(known[name], optional=False, reshape=None, ragged=False) for name in produced)
+    return Model("preprocessing", plan.names["preprocessing"], inputs, (*_vision_inputs(plan, ragged=False), *to_llm))
+
+
+def _vision_inputs(plan: Plan, *, ragged: bool) -> tuple[Tensor, ...]:
+    return (
+        Tensor("pixel_values", TRITON_TYPE[plan.vision_dtype], (-1, *plan.pixels.shape), ragged=ragged),
+        Tensor("num_images", "INT32", (1,)),
+        Tensor("num_rows", "INT32", (1,)),
+    )
+
+
+def vision_encoder(plan: Plan) -> Model:
+    table = Tensor("prompt_embedding_table", TRITON_TYPE[plan.llm_dtype], (-1, -1))
+    return Model("vision_encoder", plan.names["vision_encoder"], _vision_inputs(plan, ragged=True), (table,))
+
+
+def postprocessing(plan: Plan) -> Model:
+    outputs = plan.contract.outputs
+    return Model(
+        "postprocessing",
+        plan.names["postprocessing"],
+        (outputs["output_ids"], outputs["sequence_length"]),
+        (Tensor("text_output", "STRING", (-1,)),),
+    )
+
+
+def ensemble(plan: Plan) -> Model:
+    return Model("ensemble", plan.names["ensemble"], public_inputs(plan), public_outputs(plan))
+
+
+def front(plan: Plan) -> Model:
+    """The decoupled front: the ensemble's public face over the same steps."""
+    return Model(FRONT, plan.names[FRONT], public_inputs(plan), public_outputs(plan))
+
+
+def models(plan: Plan) -> dict[str, Model]:
+    """All models of the repository by role."""
+    made = (ensemble, preprocessing, vision_encoder, llm, postprocessing)
+    found = {model.role: model for model in (make(plan) for make in made)}
+    return found | ({FRONT: front(plan)} if plan.streaming else {})
+
+
+def ensemble_steps(plan: Plan) -> tuple[EnsembleStep, ...]:
+    """The ensemble's steps in data-flow order. Every step input has one producer: the client or an earlier step."""
+    parts = models(plan)
+    pre, vision, llm_step, post = (
+        parts[role] for role in ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
+    )
+    made = {t.name for t in pre.outputs} | {t.name for t in vision.outputs}
+    llm_inputs = [Link(t.name, f"_{t.name}") for t in llm_step.inputs if t.name in made]
+    llm_inputs += [Link(inner, public) for public, inner in DIRECT.items()]
+    passed = [t.name for t in public_outputs(plan) if t.name in PASSED_ON]
+
+    def internal(tensors: tuple[Tensor, ...]) -> tuple[Link, ...]:
+        return tuple(Link(t.name, f"_{t.name}") for t in tensors)
+
+    return (
+        EnsembleStep(pre.name, tuple(Link(t.name, t.name) for t in pre.inputs), internal(pre.outputs)),
+        EnsembleStep(vision.name, internal(vision.inputs), internal(vision.outputs)),
+        EnsembleStep(
+            llm_step.name,
+            tuple(llm_inputs),
+            (*internal(post.inputs), *(Link(name, name) for name in passed)),
+        ),
+        EnsembleStep(post.name, internal(post.inputs), (Link("text_output", "text_output"),)),
+    )

@@ -1,0 +1,101 @@
+"""The limits of one repository: computed from the engines where they exist, else the numbers to build engines with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from generator.facts.gather import Facts
+from generator.findings import Finding, error, warning
+from generator.options import Options
+from generator.spec import ModelSpec, Variant
+
+DEFAULT_BATCH_SIZE = 8
+DEFAULT_INPUT_LEN = 2048  # the guide's --max_input_len and --max_seq_len
+DEFAULT_OUTPUT_LEN = 512
+TEXT_BUDGET = 1024  # prompt tokens left for text beside the image tokens
+MAX_IMAGE_BYTES = 32 * 1024 * 1024
+MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own warning threshold: a 24-bit image of 256 MiB
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Per request unless said otherwise.
+
+    Attributes:
+        max_batch_size: requests that the LLM runs together.
+        max_table_rows: prompt table rows of one request; engine build size = this x max_batch_size.
+        max_input_len: prompt tokens, image tokens included. max_seq_len: prompt and answer.
+    """
+
+    max_batch_size: int
+    max_images: int
+    max_table_rows: int
+    max_input_len: int
+    max_seq_len: int
+    default_max_tokens: int
+    max_image_bytes: int = MAX_IMAGE_BYTES
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+
+
+def decide(
+    options: Options, spec: ModelSpec, variant: Variant, facts: Facts, rows: int
+) -> tuple[Limits, list[Finding]]:
+    """The limits, and findings where an option asks for more than an engine was built for.
+
+    Args:
+        rows: prompt table rows of one image.
+    """
+    findings: list[Finding] = []
+    engine = facts.llm_engine
+    if options.max_images is not None and spec.max_images is not None and options.max_images > spec.max_images:
+        what = f"{spec.title} takes {spec.max_images} image per prompt, {options.max_images} asked"
+        findings.append(error("max-images", what, "--max-images", f"use --max-images {spec.max_images}"))
+    images = options.max_images or spec.default_images
+    batch = options.max_batch_size or (engine.max_batch_size if engine else DEFAULT_BATCH_SIZE)
+
+    if engine is None:
+        input_len = max(DEFAULT_INPUT_LEN, rows * images + TEXT_BUDGET)
+        positions = (facts.checkpoint and facts.checkpoint.max_positions) or variant.max_positions
+        seq_len = min(input_len + DEFAULT_OUTPUT_LEN, positions)
+        input_len = min(input_len, seq_len - 1)
+        if rows * images > input_len:
+            what = f"{images} image(s) of {rows} rows do not fit into {input_len} prompt tokens ({positions} positions)"
+            findings.append(error("max-images", what, "--max-images", f"use --max-images {max(1, input_len // rows)}"))
+        return Limits(batch, images, rows * images, input_len, seq_len, options.max_tokens), findings
+
+    where = engine.folder / "config.json"
+    if batch > engine.max_batch_size:
+        what = f"the LLM engine was built for batches of {engine.max_batch_size}, --max-batch-size asks for {batch}"
+        remedy = f"use --max-batch-size {engine.max_batch_size}, or build with --max_batch_size {batch}"
+        findings.append(error("engine-batch", what, where, remedy))
+    # The runtime gives each slot floor(table / max_batch_size) rows of the table (TensorRT-LLM promptTuningBuffers).
+    per_request = engine.max_table_rows // engine.max_batch_size
+    needed = rows * images
+    build = f"build the LLM engine with --max_multimodal_len {engine.max_batch_size * needed}"
+    arithmetic = (
+        f"max_prompt_embedding_table_size {engine.max_table_rows} / max_batch_size {engine.max_batch_size} "
+        f"gives {per_request} prompt table rows per request"
+    )
+    if per_request < rows:
+        what = f"{arithmetic}, but one image of {spec.title} has {rows}"
+        findings.append(error("table-too-small", what, where, build))
+    elif per_request < needed:
+        fits = per_request // rows
+        what = f"{arithmetic}: {fits} image(s) of {rows} rows, not {images}"
+        if options.max_images is not None:
+            findings.append(error("table-too-small", what, where, f"use --max-images {fits}, or {build}"))
+        else:
+            findings.append(warning("table-too-small", f"{what}; requests are limited to {fits}", where, build))
+            images = fits
+    input_len = min(engine.max_input_len, engine.max_seq_len - 1)
+    if engine.max_num_tokens and not engine.paged_context_fmha and engine.max_num_tokens < input_len:
+        input_len = engine.max_num_tokens  # without chunked context the whole prompt is one context step
+    if input_len < rows:
+        what = f"the LLM engine takes {input_len} prompt tokens, one image alone has {rows}"
+        findings.append(error("input-too-short", what, where, f"build it with --max_input_len {rows + TEXT_BUDGET}"))
+    elif input_len < rows * images:
+        what = f"the LLM engine takes {input_len} prompt tokens, {images} images have {rows * images}"
+        remedy = f"build it with --max_input_len {rows * images + TEXT_BUDGET}, or use fewer images"
+        findings.append(warning("input-too-short", what, where, remedy))
+    table = max(per_request, 1) if per_request < rows else rows * images
+    return Limits(batch, images, table, input_len, engine.max_seq_len, options.max_tokens), findings

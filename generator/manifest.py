@@ -1,0 +1,83 @@
+"""manifest.json: what made a repository and what each file's content was. No dates: same inputs, same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from generator import __version__
+from generator.facts import jsonfile
+from generator.options import Options
+from generator.plan import Plan
+
+NAME = "manifest.json"
+SCHEMA = 1
+MADE_BY = "gen-repo"
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def make(plan: Plan, options: Options, files: dict[str, bytes]) -> bytes:
+    """The manifest of `files` (relative path -> content)."""
+    numbers = {
+        "limits": asdict(plan.limits),
+        "vocab_size": plan.vocab_size,
+        "hidden_size": plan.hidden_size,
+        "rows_per_image": plan.rows_per_image,
+        "llm_dtype": plan.llm_dtype,
+        "vision_dtype": plan.vision_dtype,
+        "pixels": asdict(plan.pixels),
+        "tokens": asdict(plan.tokens),
+        "tokenizer": plan.tokenizer.digest() if plan.tokenizer else None,
+        "paths": asdict(plan.paths),
+    }
+    content = {
+        "made_by": MADE_BY,
+        "schema": SCHEMA,
+        "version": __version__,
+        "model": plan.spec.name,
+        "variant": plan.variant.name,
+        "release": plan.release,
+        "runtime": plan.runtime,
+        "servable": not plan.missing,
+        "models": {role: plan.names[role] for role in plan.roles},
+        "options": options.as_manifest(),
+        "facts": digest(json.dumps(numbers, sort_keys=True).encode()),
+        "files": {path: digest(data) for path, data in sorted(files.items())},
+    }
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read(repository: Path) -> dict[str, Any] | None:
+    """The manifest of a repository of ours; None when the folder has none that is ours.
+
+    Raises:
+        Refused: there is one, but it is not readable JSON.
+    """
+    path = repository / NAME
+    if not path.is_file():
+        return None
+    content = jsonfile.read(path, "manifest.json", "generate the repository again into a new folder")
+    return content if content.get("made_by") == MADE_BY else None
+
+
+def edited(repository: Path, manifest: dict[str, Any]) -> dict[str, str]:
+    """Files that differ from the manifest: path -> "changed", "missing" or "added"."""
+    found: dict[str, str] = {}
+    known: dict[str, str] = manifest.get("files", {})
+    for path, expected in known.items():
+        file = repository / path
+        if not file.is_file():
+            found[path] = "missing"
+        elif digest(file.read_bytes()) != expected:
+            found[path] = "changed"
+    for file in sorted(p for p in repository.rglob("*") if p.is_file() or p.is_symlink()):
+        path = file.relative_to(repository).as_posix()
+        if path not in known and path != NAME and "__pycache__" not in file.parts:
+            found[path] = "added"
+    return found

@@ -1,0 +1,56 @@
+"""What the user asked for, after argument parsing and before any file has been read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Runtime = Literal["trtllm", "torch"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one generation; None means that the user did not say."""
+
+    model: str
+    hf_model_dir: Path | None = None
+    visual_engine_dir: Path | None = None
+    llm_engine_dir: Path | None = None
+    tokenizer_dir: Path | None = None
+    output: Path | None = None
+    runtime: Runtime = "trtllm"
+    release: str | None = None
+    max_batch_size: int | None = None
+    max_images: int | None = None
+    max_tokens: int = 128
+    streaming: bool = False
+    kv_cache_reuse: bool = False
+    tokenizer: Literal["hf", "checkpoint"] = "hf"
+    name: str | None = None
+    image_hosts: tuple[str, ...] = ()
+    path_map: tuple[tuple[str, str], ...] = ()
+    set: tuple[tuple[str, str, str], ...] = ()
+    force: bool = False
+    working_dir: Path = field(default_factory=Path.cwd)
+
+    def as_manifest(self) -> dict[str, object]:
+        """The options that shape the output's bytes, for manifest.json; paths are facts and stand elsewhere."""
+        chosen: dict[str, object] = {
+            "model": self.model,
+            "runtime": self.runtime,
+            "streaming": self.streaming,
+            "kv_cache_reuse": self.kv_cache_reuse,
+            "max_tokens": self.max_tokens,
+            "tokenizer": self.tokenizer,
+        }
+        optional = {
+            "release": self.release,
+            "max_batch_size": self.max_batch_size,
+            "max_images": self.max_images,
+            "name": self.name,
+            "image_hosts": list(self.image_hosts),
+            "path_map": [list(pair) for pair in self.path_map],
+            "set": [list(entry) for entry in self.set],
+        }
+        return chosen | {key: value for key, value in optional.items() if value}

@@ -1,0 +1,237 @@
+"""Spec + facts + options -> one Plan that holds every number and name of the repository, and findings.
+
+Precedence of a number: the engine that will run it, then the checkpoint, then the spec. Contradictions between them
+are findings with both values.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from generator import contract, crosscheck, limits
+from generator.contract import Contract
+from generator.facts.gather import Facts
+from generator.facts.tokenizer import TokenizerFacts
+from generator.findings import Finding, error, warning
+from generator.limits import Limits
+from generator.options import Options, Runtime
+from generator.spec import Conversation, ModelSpec, PixelSpec, Tokens, Variant
+
+TRITON_TYPE = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}
+ROLES = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
+FRONT = "tensorrt_llm_bls"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Paths as the server will see them (after --path-map)."""
+
+    checkpoint: str
+    vision_engine: str
+    llm_engine: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything decided. Templates and settings are filled from this and nothing else.
+
+    Attributes:
+        names: Triton model name per role, "ensemble" and the front included.
+        llm_dtype, vision_dtype: torch names ("float16", ...); the table crosses in the LLM's.
+        vision_batch: images in one engine call at most, None = the engine's profile says it at load time.
+        missing: what is not on disk yet, in words; a repository with missing parts cannot serve.
+    """
+
+    spec: ModelSpec
+    variant: Variant
+    contract: Contract
+    runtime: Runtime
+    streaming: bool
+    kv_cache_reuse: bool
+    names: dict[str, str]
+    limits: Limits
+    vocab_size: int
+    hidden_size: int
+    rows_per_image: int
+    llm_dtype: str
+    vision_dtype: str
+    pixels: PixelSpec
+    conversation: Conversation
+    tokens: Tokens
+    tokenizer: TokenizerFacts | None
+    paths: Paths
+    vision_batch: int | None
+    tp: int
+    pp: int
+    image_hosts: tuple[str, ...]
+    llm_parameters: dict[str, str]
+    missing: tuple[str, ...]
+
+    @property
+    def release(self) -> str:
+        return self.contract.release
+
+    @property
+    def world_size(self) -> int:
+        return self.tp * self.pp
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles of all models in the repository, the ensemble first."""
+        return ("ensemble", *ROLES, FRONT) if self.streaming else ("ensemble", *ROLES)
+
+    @property
+    def cuda_pool_bytes(self) -> int:
+        """Triton's CUDA memory pool: tables of a full batch, twice (one being made, one being read), in whole MiB."""
+        table = self.limits.max_table_rows * self.hidden_size * (4 if self.llm_dtype == "float32" else 2)
+        mebibyte = 1 << 20
+        return max(64 * mebibyte, -(-2 * table * self.limits.max_batch_size // mebibyte) * mebibyte)
+
+
+def _names(prefix: str | None) -> dict[str, str]:
+    if prefix is None:
+        return {role: role for role in ("ensemble", *ROLES, FRONT)}
+    return {"ensemble": prefix} | {role: f"{prefix}_{role}" for role in (*ROLES, FRONT)}
+
+
+def map_path(path: Path, mapping: tuple[tuple[str, str], ...]) -> str:
+    """`path` as the server sees it: the longest HOST prefix of --path-map replaced by its CONTAINER path."""
+    text = path.as_posix()
+    for host, container in sorted(mapping, key=lambda pair: -len(pair[0])):
+        host_path = PurePosixPath(host)
+        if PurePosixPath(text) == host_path or host_path in PurePosixPath(text).parents:
+            return str(PurePosixPath(container) / PurePosixPath(text).relative_to(host_path))
+    return text
+
+
+def release_of(options: Options, spec: ModelSpec, facts: Facts) -> tuple[str, list[Finding]]:
+    """The release to write for: the option, else the engine's own version, else the spec's default."""
+    engine = facts.llm_engine
+    asked = contract.resolve(options.release) if options.release else None
+    if engine is None or engine.version is None:
+        return asked or spec.default_release, []
+    parts = re.match(r"\d+\.\d+(\.\d+)?", engine.version)
+    same = [r for r in contract.releases() if parts and r.split(".")[:2] == parts.group().split(".")[:2]]
+    exact = parts.group() if parts and parts.group() in same else (same[-1] if same else None)
+    where = engine.folder / "config.json"
+    if exact is None:
+        what = f"the LLM engine was built by TensorRT-LLM {engine.version}, which is not a known release"
+        remedy = "build the engine with one of " + ", ".join(contract.releases())
+        return asked or spec.default_release, [error("engine-release", what, where, remedy)]
+    findings = []
+    if asked and asked != exact:
+        what = f"the LLM engine was built by TensorRT-LLM {engine.version}, --release asks for {asked}"
+        findings.append(error("engine-release", what, where, f"use --release {exact}, or build the engine with {asked}"))
+    elif exact != engine.version:
+        what = f"the LLM engine was built by TensorRT-LLM {engine.version}; the contract of {exact} is used"
+        findings.append(warning("engine-release", what, where, "serve it in a container with that same build"))
+    return asked or exact, findings
+
+
+def _llm_parameters(options: Options, plan_values: dict[str, str], known: Contract) -> tuple[dict[str, str], list[Finding]]:
+    """All parameters to write: the release's defaults, ours over them, the user's --set over both."""
+    findings: list[Finding] = []
+    values = {name: p.emit for name, p in known.parameters.items() if p.emit is not None}
+    values.update((k, v) for k, v in plan_values.items() if k in known.parameters)
+    for step, name, value in options.set:
+        where = f"--set {step}.{name}={value}"
+        if step != "tensorrt_llm":
+            findings.append(error("unknown-set", f"no parameters of {step!r} can be set", where, "use tensorrt_llm.NAME=VALUE"))
+        elif name not in known.parameters:
+            what = f"the backend of release {known.release} has no parameter {name!r}"
+            findings.append(error("unknown-set", what, where, "one of " + ", ".join(known.parameters)))
+        elif problem := known.parameters[name].problem(value):
+            findings.append(error("bad-set", f"{name} {problem}, not {value!r}", where, "give a value of that kind"))
+        elif name in ("gpt_model_path", "exclude_input_in_output", "enable_kv_cache_reuse"):
+            remedy = "use --llm-engine-dir, or --kv-cache-reuse" if name != "exclude_input_in_output" else "leave it out"
+            findings.append(error("reserved-set", f"{name} is decided by gen-repo", where, remedy))
+        else:
+            values[name] = value
+    return values, findings
+
+
+def _missing(options: Options, facts: Facts) -> list[str]:
+    missing = []
+    if facts.tokenizer is None:
+        missing.append(f"the tokenizer (checkpoint {facts.places.checkpoint})")
+    if options.runtime == "torch":
+        if facts.checkpoint is None or not facts.checkpoint.has_weights:
+            missing.append(f"the checkpoint's weights ({facts.places.checkpoint})")
+    else:
+        if facts.vision_engine is None:
+            missing.append(f"the vision engine ({facts.places.vision_engine})")
+        if facts.llm_engine is None:
+            missing.append(f"the LLM engine ({facts.places.llm_engine})")
+    return missing
+
+
+def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> tuple[Plan, list[Finding]]:
+    """Decides everything.
+
+    Returns:
+        The plan, complete even when findings contain errors (so that `--explain` can show it), and the findings.
+    """
+    release, findings = release_of(options, spec, facts)
+    known = contract.contract(release)
+    llm, vision, checkpoint = facts.llm_engine, facts.vision_engine, facts.checkpoint
+    rows = (vision and vision.rows) or (checkpoint and checkpoint.rows_per_image) or variant.rows_per_image
+    vocab_size = llm.vocab_size if llm else checkpoint.vocab_size if checkpoint else variant.vocab_size
+    hidden_size = llm.hidden_size if llm else checkpoint.hidden_size if checkpoint else variant.hidden_size
+    llm_dtype = llm.dtype if llm else (checkpoint and checkpoint.dtype) or spec.dtype
+    decided, more = limits.decide(options, spec, variant, facts, rows)
+    findings += more
+    findings += crosscheck.check(options, spec, variant, facts, release, rows)
+    parameters, more = _llm_parameters(
+        options,
+        {
+            "gpt_model_path": map_path(facts.places.llm_engine, options.path_map),
+            "max_beam_width": str(llm.max_beam_width if llm else 1),
+            "enable_kv_cache_reuse": "true" if options.kv_cache_reuse else "false",
+        },
+        known,
+    )
+    findings += more
+    missing = _missing(options, facts)
+    if missing:
+        remedy = "generate again with --hf-model-dir (and engine folders) once they exist"
+        if options.runtime == "trtllm":
+            remedy = "run the repository's build_engines.sh: it builds what is missing and generates again"
+        findings.append(warning("not-servable-yet", "not servable yet, missing: " + "; ".join(missing), "output", remedy))
+    tokenizer = facts.tokenizer
+    tokens = variant.tokens
+    if tokenizer:
+        image = (checkpoint and checkpoint.image_token_id) or tokenizer.image
+        tokens = Tokens(tokenizer.bos, tokenizer.end, tokenizer.pad, image if spec.image_token else None)
+    plan = Plan(
+        spec=spec,
+        variant=variant,
+        contract=known,
+        runtime=options.runtime,
+        streaming=options.streaming,
+        kv_cache_reuse=options.kv_cache_reuse,
+        names=_names(options.name),
+        limits=decided,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        rows_per_image=rows,
+        llm_dtype=llm_dtype if llm_dtype in TRITON_TYPE else spec.dtype,
+        vision_dtype=vision.dtype if vision and vision.dtype in TRITON_TYPE else "float16",
+        pixels=(checkpoint and checkpoint.pixels) or variant.pixels,
+        conversation=variant.conversation,
+        tokens=tokens,
+        tokenizer=tokenizer,
+        paths=Paths(
+            checkpoint=map_path(facts.places.checkpoint, options.path_map),
+            vision_engine=map_path(vision.file if vision else facts.places.vision_engine / "model.engine", options.path_map),
+            llm_engine=map_path(facts.places.llm_engine, options.path_map),
+        ),
+        vision_batch=vision.max_batch_size if vision else None,
+        tp=llm.tp if llm else 1,
+        pp=llm.pp if llm else 1,
+        image_hosts=options.image_hosts,
+        llm_parameters=parameters,
+        missing=tuple(missing),
+    )
+    return plan, findings

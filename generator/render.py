@@ -1,0 +1,135 @@
+"""Plan -> the files of the repository, in memory. Templates are strict: an undefined name is an error.
+
+The template tree is the output tree. `*.jinja` files are rendered and lose the suffix, everything else is copied as
+it is. The two steps that differ between the runtimes lie below `trtllm/` and `torch/`. A Python step gets its model.py
+and the modules that it imports, from its own folder or from `shared/`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import shlex
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from generator import interface, settings
+from generator.build import build_plan
+from generator.plan import FRONT, Plan
+
+Files = dict[str, bytes]
+SettingsOf = Callable[[Plan], dict[str, Any]]
+
+RUNTIME_ROLES = ("vision_encoder", "tensorrt_llm")
+SETTINGS: dict[str, SettingsOf] = {
+    "preprocessing": settings.preprocessing,
+    "postprocessing": settings.postprocessing,
+    FRONT: settings.front,
+    "torch/vision_encoder": settings.torch_vision_encoder,
+    "torch/tensorrt_llm": settings.torch_tensorrt_llm,
+    "trtllm/vision_encoder": settings.trtllm_vision_encoder,
+}
+NEED_TOKENIZER = ("preprocessing", "postprocessing", FRONT)
+TOP_LEVEL = ("README.md.jinja", "launch.sh.jinja", "build_engines.sh.jinja")
+
+
+def templates_root() -> Path:
+    """The templates: packed into the installed package, or beside it in a checkout."""
+    packed = Path(__file__).with_name("_templates")
+    return packed if packed.is_dir() else Path(__file__).parent.parent / "templates"
+
+
+def pbtxt(value: object) -> str:
+    """A quoted string of protobuf's text format; whatever goes in comes back from the parser."""
+    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    out = []
+    for character in str(value):
+        if character in escapes:
+            out.append(escapes[character])
+        elif ord(character) < 32 or ord(character) == 127:
+            out.append(f"\\{ord(character):03o}")
+        else:
+            out.append(character)
+    return '"' + "".join(out) + '"'
+
+
+def comment(value: object) -> str:
+    """Text that stays on its comment line."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))
+
+
+def environment(root: Path) -> jinja2.Environment:
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(root),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - the output is no HTML; strings are quoted by the filters below
+    )
+    env.filters.update(pbtxt=pbtxt, comment=comment, sh=lambda value: shlex.quote(str(value)))
+    return env
+
+
+def imported_modules(start: Iterable[Path], folders: tuple[Path, ...]) -> list[Path]:
+    """`start` and every module below `folders` that they import, directly or through each other."""
+    found: dict[str, Path] = {}
+    queue = list(start)
+    while queue:
+        path = queue.pop()
+        if path.name in found:
+            continue
+        found[path.name] = path
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                names = [node.module]
+            candidates = [folder / f"{name}.py" for name in names for folder in folders]
+            queue.extend(path for path in candidates if path.is_file())
+    return [found[name] for name in sorted(found)]
+
+
+def _step_files(env: jinja2.Environment, root: Path, plan: Plan, role: str) -> Files:
+    """Everything below one model's folder."""
+    source = f"{plan.runtime}/{role}" if role in RUNTIME_ROLES else role
+    context = {"plan": plan, "model": interface.models(plan)[role], "steps": interface.ensemble_steps(plan)}
+    files: Files = {"config.pbtxt": env.get_template(f"{source}/config.pbtxt.jinja").render(context).encode()}
+    code = root / source / "1"
+    if (code / "model.py").is_file():
+        chosen = [code / "model.py"]
+        values = SETTINGS[source](plan)
+        if "module" in values:
+            chosen.append(code / f"{values['module']}.py")
+        for module in imported_modules(chosen, (code, root / "shared")):
+            files[f"1/{module.name}"] = module.read_bytes()
+        files["1/settings.json"] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+    else:
+        files["1/.gitkeep"] = b""  # Triton wants a version folder; this model has no files in it
+    if role in NEED_TOKENIZER and plan.tokenizer:
+        files[f"1/{settings.TOKENIZER}"] = plan.tokenizer.json.encode()
+    return files
+
+
+def render(plan: Plan) -> Files:
+    """All files of the repository but its manifest, by relative path.
+
+    Raises:
+        jinja2.UndefinedError: a template names something that the plan does not have (a bug of ours).
+    """
+    root = templates_root()
+    env = environment(root)
+    files: Files = {}
+    for role in plan.roles:
+        for relative, content in _step_files(env, root, plan, role).items():
+            files[f"{plan.names[role]}/{relative}"] = content
+    for name in TOP_LEVEL:
+        if name == "build_engines.sh.jinja" and plan.runtime != "trtllm":
+            continue
+        context = {"plan": plan, "model": interface.ensemble(plan), "build": build_plan(plan)}
+        files[name.removesuffix(".jinja")] = env.get_template(name).render(context).encode()
+    return dict(sorted(files.items()))

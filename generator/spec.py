@@ -1,0 +1,147 @@
+"""What a model is: the constants that no config file of it states, and its variants.
+
+A spec is data. Code elsewhere branches on what a spec says (`image_token`, `max_images`, ...), never on its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+PixelStep = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class PixelSpec:
+    """How a decoded RGB image becomes one image of the vision engine's input.
+
+    Attributes:
+        steps: geometric steps in order, on uint8 pixels: ("resize_shortest", n), ("resize", height, width),
+            ("center_crop", height, width), ("pad_square", r, g, b).
+        shape: (channels, height, width) after the steps.
+        mean, std: per channel, of values rescaled to 0..1.
+        resample: Pillow's filter number (3 = bicubic).
+        rescale_factor: applied before mean and std.
+    """
+
+    steps: tuple[PixelStep, ...]
+    shape: tuple[int, int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resample: int = 3
+    rescale_factor: float = 1 / 255
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The prompt around the user's text: `template` holds {text}; `stop_words` end an answer besides end_id."""
+
+    name: str
+    template: str
+    stop_words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids used while no tokenizer has been read."""
+
+    bos: int | None
+    end: int
+    pad: int
+    image: int | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One checkpoint of a model.
+
+    Attributes:
+        name: last path component of the checkpoint, as the guide uses it.
+        source: repository of the weights.
+        hidden_size, vocab_size, max_positions: of the LLM; the engine's or checkpoint's own numbers win.
+        rows_per_image: prompt table rows of one image.
+        refused: why this variant cannot be generated; empty = it can.
+        no_torch: why `--runtime torch` cannot run it; empty = it can.
+    """
+
+    name: str
+    source: str
+    hidden_size: int
+    vocab_size: int
+    max_positions: int
+    rows_per_image: int
+    pixels: PixelSpec
+    conversation: Conversation
+    tokens: Tokens
+    refused: str = ""
+    no_torch: str = ""
+
+
+@dataclass(frozen=True)
+class TorchSpec:
+    """How the torch runtime loads a checkpoint: the vision module beside the step's model.py, and the LLM class."""
+
+    vision_module: str
+    llm_class: str
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """What the guide's build commands need besides computed numbers (TensorRT-LLM examples/multimodal)."""
+
+    converter: str
+    vision_arguments: str = ""
+    trtllm_build_flags: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model of TensorRT-LLM's multimodal guide.
+
+    Attributes:
+        variants: the first one is what the bare model name means.
+        engine_model_types: `builder_config.model_type` values of its vision engine.
+        checkpoint_model_types: `model_type` values of its config.json.
+        llm_folder: sub-folder of the checkpoint that holds LLM and tokenizer; "" = the checkpoint itself.
+        image_mark: text that marks an image's place.
+        image_token: True = the mark is a token of the vocabulary; False = the prompt is split at the mark.
+        image_prefix: put before the text once per image when the text has no mark.
+        image_required: refuse requests without an image.
+        max_images: largest number of images in one prompt, None = as many as the limits allow.
+        default_images: images per request that default limits are sized for.
+    """
+
+    name: str
+    title: str
+    variants: tuple[Variant, ...]
+    engine_model_types: tuple[str, ...]
+    checkpoint_model_types: tuple[str, ...]
+    image_mark: str
+    image_token: bool
+    image_prefix: str
+    torch: TorchSpec
+    build: BuildSpec
+    llm_folder: str = ""
+    image_required: bool = False
+    max_images: int | None = 1
+    default_images: int = 1
+    default_release: str = "1.2.1"
+    dtype: str = "float16"
+    quantizations: Mapping[str, str] = field(default_factory=dict)
+
+    def variant(self, name: str) -> Variant | None:
+        return next((v for v in self.variants if v.name == name), None)
+
+    def summary(self) -> dict[str, Any]:
+        """What `gen-repo list --json` says of this model."""
+        images = "any number of images" if self.max_images is None else f"{self.max_images} image(s)"
+        return {
+            "model": self.name,
+            "title": self.title,
+            "images": images,
+            "text_only": not self.image_required,
+            "default_release": self.default_release,
+            "variants": [{"name": v.name, "refused": v.refused, "no_torch": v.no_torch} for v in self.variants],
+        }

@@ -1,0 +1,66 @@
+"""Calling the other steps from the front model, and cutting one row out of a batched tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+Tensors = dict[str, pb_utils.Tensor]
+
+BF16 = 14  # TRITONSERVER_TYPE_BF16, which numpy has no type for
+
+
+class StepError(Exception):
+    """A step answered with an error; its message and code go to the client."""
+
+    def __init__(self, model: str, error: pb_utils.TritonError) -> None:
+        super().__init__(f"{model}: {error.message()}")
+        self.code = error.code()
+
+
+def call(model: str, inputs: Sequence[pb_utils.Tensor], outputs: Sequence[str]) -> Tensors:
+    """The outputs of a step that gives one response, by name. Raises StepError."""
+    request = pb_utils.InferenceRequest(model_name=model, inputs=inputs, requested_output_names=outputs)
+    return _tensors(model, request.exec())
+
+
+def call_decoupled(
+    model: str, inputs: Sequence[pb_utils.Tensor], outputs: Sequence[str], request_id: str
+) -> Iterator[Tensors]:
+    """The outputs of each response of a decoupled step, by name, as they arrive. Raises StepError.
+
+    A caller that stops iterating does not stop the step: read to the end.
+    """
+    request = pb_utils.InferenceRequest(
+        model_name=model, inputs=inputs, requested_output_names=outputs, request_id=request_id
+    )
+    for response in request.exec(decoupled=True):
+        tensors = _tensors(model, response)
+        if tensors:  # the last response may be nothing but the final flag
+            yield tensors
+
+
+def _tensors(model: str, response: pb_utils.InferenceResponse) -> Tensors:
+    if response.has_error():
+        raise StepError(model, response.error())
+    return {tensor.name(): tensor for tensor in response.output_tensors()}
+
+
+def renamed(tensor: pb_utils.Tensor, name: str) -> pb_utils.Tensor:
+    """A host tensor under another name."""
+    return tensor if tensor.name() == name else pb_utils.Tensor(name, tensor.as_numpy())
+
+
+def row_of(tensor: pb_utils.Tensor, row: int, length: int | None = None) -> pb_utils.Tensor:
+    """Row `row` of a tensor [B, ...] as [1, ...]; with `length`, its second axis is cut to that.
+
+    The copy lies where the tensor lies: in host memory, or on its GPU (through DLPack, as BF16 tensors are too).
+    """
+    if tensor.is_cpu() and tensor.triton_dtype() != BF16:
+        part = tensor.as_numpy()[row : row + 1]
+        return pb_utils.Tensor(tensor.name(), np.ascontiguousarray(part if length is None else part[:, :length]))
+    import torch  # needed for this case alone, which numpy cannot do
+
+    return pb_utils.Tensor.from_dlpack(tensor.name(), torch.from_dlpack(tensor)[row : row + 1].clone())

@@ -1,0 +1,125 @@
+"""One client's request from admission to its final flag, and the watch for clients that go away."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+import triton_python_backend_utils as pb_utils
+from bls_calls import StepError
+from tensors import failed
+
+STOP_AGAIN_SECONDS = 0.1  # a stop that overtakes its request finds nothing to stop
+
+Stop = Callable[[str, Sequence[pb_utils.Tensor]], None]
+
+
+class Ticket:
+    """Sends the responses of one request, from any thread; one error and one final flag at most.
+
+    Once the client has cancelled or a row has failed, nothing but the end is sent.
+    """
+
+    def __init__(self, sender: pb_utils.InferenceResponseSender, rows: int) -> None:
+        self.rows = rows
+        self._sender = sender
+        self._lock = threading.Lock()
+        self._over = False
+        self._cancelled = False
+        self._error: Exception | None = None
+        self._running: dict[str, Sequence[pb_utils.Tensor]] = {}
+        self._next_stop = 0.0
+
+    @property
+    def given_up(self) -> bool:
+        """Nobody waits for more: the client cancelled, or an error has ended the answer."""
+        return self._cancelled or self._error is not None
+
+    def send(self, tensors: Sequence[pb_utils.Tensor]) -> None:
+        with self._lock:
+            if not (self._over or self.given_up):
+                self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors))
+
+    def fail(self, error: Exception) -> None:
+        """End the answer with `error`; the first one counts."""
+        with self._lock:
+            self._error = self._error or error
+
+    def finish(self) -> None:
+        """Send the error if there is one, and the final flag in any case."""
+        with self._lock:
+            if self._over:
+                return
+            self._over = True
+            flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            if self._error is None or self._cancelled:
+                self._sender.send(flags=flags)
+            else:
+                self._sender.send(_error_response(self._error), flags=flags)
+
+    def started(self, request_id: str, stop_inputs: Sequence[pb_utils.Tensor]) -> None:
+        """The LLM works on `request_id`; a `stop` for it carries `stop_inputs`."""
+        self._running[request_id] = stop_inputs
+
+    def ended(self, request_id: str) -> None:
+        self._running.pop(request_id, None)
+
+    def watch(self, stop: Stop) -> None:
+        """Look whether the client has cancelled, and stop the LLM when nobody waits for it any more."""
+        with self._lock:  # the sender must not be asked after the final flag, when the server has let go of it
+            if not (self._over or self._cancelled):
+                self._cancelled = self._sender.is_cancelled()
+        if self.given_up and time.monotonic() >= self._next_stop:
+            self._next_stop = time.monotonic() + STOP_AGAIN_SECONDS
+            for request_id, inputs in list(self._running.items()):
+                stop(request_id, inputs)
+
+
+def _error_response(error: Exception) -> pb_utils.InferenceResponse:
+    if isinstance(error, StepError):
+        return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error), error.code))
+    return failed(error)
+
+
+class Watch:
+    """One thread that watches every ticket, at most once per `poll_seconds`; it sleeps while there is none."""
+
+    def __init__(self, poll_seconds: float, stop: Stop) -> None:
+        self._poll_seconds = poll_seconds
+        self._stop = stop
+        self._tickets: set[Ticket] = set()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="cancel-watch", daemon=True)
+        self._thread.start()
+
+    def add(self, ticket: Ticket) -> None:
+        with self._changed:
+            self._tickets.add(ticket)
+            self._changed.notify()
+
+    def remove(self, ticket: Ticket) -> None:
+        with self._changed:
+            self._tickets.discard(ticket)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._tickets or self._closed)
+                if self._closed:
+                    return
+                tickets = list(self._tickets)
+            for ticket in tickets:
+                try:
+                    ticket.watch(self._stop)
+                except Exception:  # the watch outlives whatever happens to one request
+                    pb_utils.Logger.log_error(f"watching a request failed\n{traceback.format_exc()}")
+            time.sleep(self._poll_seconds)

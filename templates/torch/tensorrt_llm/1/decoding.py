@@ -1,0 +1,146 @@
+"""The decoding loop: a prompt with rows of the prompt table in, tokens out, one at a time.
+
+The order of operations is that of Hugging Face's generate() on one request: the whole prompt in one forward call that
+computes only the last position's logits, then one token per call with the key/value cache, logits in float32. So
+greedy tokens equal generate()'s bit by bit. Beam search is generate() itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from llm_request import LlmRequest
+from sampling import LogitsRules, choose
+from word_lists import ends_with_any
+
+Cancelled = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token. Its log probability is that under the processed logits, before top-k and top-p."""
+
+    id: int
+    log_prob: float
+    cum_log_prob: float
+    last: bool  # nothing follows
+    is_end: bool  # the end token itself: no part of the answer, but of its probability
+    logits: torch.Tensor | None = None  # [V] float32, raw, when asked for
+
+
+class Decoder:
+    """Runs request rows on one model. Safe to use from several threads: all state belongs to the call."""
+
+    def __init__(self, model: Any, vocab_size: int, device: torch.device) -> None:
+        self.model = model
+        self.vocab_size = vocab_size
+        self.device = device
+        self.embedding = model.get_input_embeddings()
+        accepted = inspect.signature(model.forward).parameters
+        self.keep = next((name for name in ("logits_to_keep", "num_logits_to_keep") if name in accepted), None)
+
+    @torch.inference_mode()
+    def embed(self, row: LlmRequest) -> torch.Tensor:
+        """The prompt of a row as embeddings [1, L, hidden]: ids above the vocabulary are rows of its table."""
+        ids = torch.tensor(row.prompt, device=self.device)
+        fake = ids >= self.vocab_size
+        embeds = self.embedding(torch.where(fake, 0, ids))
+        if row.table is not None and fake.any():
+            embeds[fake] = row.table.to(self.device)[ids[fake] - self.vocab_size]
+        return embeds[None]
+
+    @torch.inference_mode()
+    def context_logits(self, row: LlmRequest) -> torch.Tensor:
+        """The raw logits [L, V] float32 of all prompt positions, by a forward call of their own."""
+        return self.model(inputs_embeds=self.embed(row), use_cache=False).logits[0].float()
+
+    def tokens(self, row: LlmRequest, cancelled: Cancelled) -> Iterator[Token]:
+        """The tokens of a row, greedy or sampled. Ends early, without a last token, when `cancelled()` turns true."""
+        rules = self._rules(row)
+        generator = torch.Generator().manual_seed(row.sampling.seed)
+        generated: list[int] = []
+        total = 0.0
+        step = {"inputs_embeds": self.embed(row), **({self.keep: 1} if self.keep else {})}
+        cache = None
+        while not cancelled():
+            raw, cache = self._forward(step, cache)
+            logits = rules(generated, raw)
+            token = choose(logits, row.sampling, generator)
+            log_prob = float(torch.log_softmax(logits, dim=-1)[token]) if row.log_probs else 0.0
+            total += log_prob
+            is_end = token == row.end_id
+            generated.append(token)
+            last = is_end or len(generated) == row.max_tokens or ends_with_any([*row.prompt, *generated], row.stop_words)
+            yield Token(token, log_prob, total, last, is_end, raw.cpu() if row.generation_logits else None)
+            if last:
+                return
+            step = {"input_ids": torch.tensor([[token]], device=self.device)}
+
+    def beams(self, row: LlmRequest, cancelled: Cancelled) -> list[list[Token]]:
+        """The `beam_width` best sequences of a row, best first, by Hugging Face's beam search."""
+        rules = self._rules(row)
+        embeds = self.embed(row)
+        config = transformers.GenerationConfig(
+            do_sample=False,
+            num_beams=row.beam_width,
+            num_return_sequences=row.beam_width,
+            max_new_tokens=row.max_tokens,
+            length_penalty=row.length_penalty,
+            early_stopping=row.early_stopping,
+            eos_token_id=row.end_id,
+            pad_token_id=row.pad_id if row.pad_id is not None else row.end_id or 0,
+            return_dict_in_generate=True,
+            output_scores=True,
+            output_logits=row.generation_logits,
+        )
+
+        def process(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            return torch.stack([rules(own, score) for own, score in zip(ids.tolist(), scores, strict=True)])
+
+        def stop(ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+            hits = [ends_with_any([*row.prompt, *own], row.stop_words) for own in ids.tolist()]
+            return torch.tensor(hits, device=ids.device) | cancelled()
+
+        with torch.inference_mode():
+            found = self.model.generate(
+                inputs_embeds=embeds,
+                attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=self.device),
+                generation_config=config,
+                logits_processor=transformers.LogitsProcessorList([process]),
+                stopping_criteria=transformers.StoppingCriteriaList([stop]),
+            )
+            log_probs = self.model.compute_transition_scores(found.sequences, found.scores, found.beam_indices)
+        return [self._beam(row, found, log_probs, beam) for beam in range(row.beam_width)]
+
+    def _beam(self, row: LlmRequest, found: Any, log_probs: torch.Tensor, beam: int) -> list[Token]:
+        tokens: list[Token] = []
+        total = 0.0
+        sources = found.beam_indices[beam].tolist()
+        length = sum(source >= 0 for source in sources)
+        for step in range(length):
+            token = int(found.sequences[beam, step])
+            log_prob = float(log_probs[beam, step])
+            total += log_prob
+            raw = found.logits[step][sources[step]].float().cpu() if row.generation_logits else None
+            tokens.append(Token(token, log_prob, total, step + 1 == length, token == row.end_id, raw))
+        return tokens
+
+    def _rules(self, row: LlmRequest) -> LogitsRules:
+        bias = None if row.bias is None else row.bias.to(self.device)
+        return LogitsRules(row.sampling, self.vocab_size, row.prompt, row.end_id, row.bad_words, bias)
+
+    @torch.inference_mode()
+    def _forward(self, step: dict[str, Any], cache: Any) -> tuple[torch.Tensor, Any]:
+        """Raw logits [V] float32 of the last position, and the cache grown by this step."""
+        output = self.model(**step, past_key_values=cache, use_cache=True)
+        return output.logits[0, -1].float(), output.past_key_values
+
+
+def kept(tokens: Sequence[Token]) -> list[Token]:
+    """The tokens that belong to the answer: all but the end token."""
+    return [token for token in tokens if not token.is_end]

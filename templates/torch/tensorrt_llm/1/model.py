@@ -1,0 +1,180 @@
+"""The LLM step run by torch under the contract of the Triton `tensorrtllm` backend.
+
+A reference and a try-out: each request row runs alone. Decoupled models answer from a pool of threads, so that a
+`stop` request reaches the rows that run; others answer inside execute(), in turn.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import llm_loading
+import torch_device
+import triton_python_backend_utils as pb_utils
+from answers import Answers
+from decoding import Decoder
+from llm_request import Limits, LlmRequest, is_stop, parse
+from tensors import RequestError, answer_each, failed
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the language model. Raises ValueError, with the remedy, when settings and checkpoint disagree."""
+        settings: dict[str, Any] = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
+        config = json.loads(args["model_config"])
+        self.decoupled: bool = pb_utils.using_decoupled_model_transaction_policy(config)
+        if self.decoupled != settings["decoupled"]:
+            raise ValueError(
+                f"config.pbtxt says decoupled: {self.decoupled}, settings.json says {settings['decoupled']}: generate the "
+                "repository again, with or without --streaming, instead of editing one of them"
+            )
+        device = torch_device.prepare(settings, args)
+        model = llm_loading.load(settings, device)
+        self.limits = Limits(
+            vocab_size=settings["vocab_size"],
+            hidden_size=settings["hidden_size"],
+            max_seq_len=settings["max_seq_len"],
+            dtype=model.get_input_embeddings().weight.dtype,
+            decoupled=self.decoupled,
+            exclude_input=_exclude_input(config, settings),
+        )
+        self.decoder = Decoder(model, settings["vocab_size"], device)
+        self.answers = Answers(config)
+        self.pool = ThreadPoolExecutor(settings.get("max_concurrent_rows", 4)) if self.decoupled else None
+        self.running: defaultdict[str, set[Stream]] = defaultdict(set)
+        self.lock = threading.Lock()
+
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse] | None:
+        """One response per request; nothing when decoupled, as the responses then go out through their senders."""
+        if self.pool is None:
+            return answer_each(requests, self._answer)
+        for request in requests:
+            self._start(request, self.pool)
+        return None
+
+    def finalize(self) -> None:
+        """Stop what runs, so that unloading the model does not wait for long answers."""
+        with self.lock:
+            for stream in set().union(*self.running.values()):
+                stream.stopped.set()
+        if self.pool is not None:
+            self.pool.shutdown()
+
+    def _answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
+        if is_stop(request):
+            _check_id(request)
+            return []
+        (row,) = parse(request, self.limits)
+        tensors = self._whole(row, request.is_cancelled)
+        if request.is_cancelled():
+            raise RequestError("the request was cancelled")
+        return tensors
+
+    def _whole(self, row: LlmRequest, cancelled: Any) -> list[pb_utils.Tensor]:
+        """The tensors of the only response to a row that does not stream."""
+        if row.beam_width > 1:
+            beams = self.decoder.beams(row, cancelled)
+        else:
+            beams = [list(self.decoder.tokens(row, cancelled))]
+        context = self.decoder.context_logits(row) if row.context_logits else None
+        return self.answers.tensors(row, beams, context, [] if row.exclude_input else row.prompt)
+
+    def _start(self, request: pb_utils.InferenceRequest, pool: ThreadPoolExecutor) -> None:
+        """Read a request and hand its rows to the pool; errors and stop requests are answered at once."""
+        sender = request.get_response_sender()
+        try:
+            if is_stop(request):
+                request_id = _check_id(request)
+                with self.lock:
+                    for stream in self.running.get(request_id, ()):
+                        stream.stopped.set()
+                sender.send(flags=FINAL)
+                return
+            rows = parse(request, self.limits)
+        except Exception as error:  # belongs to this request alone
+            sender.send(failed(error), flags=FINAL)
+            return
+        stream = Stream(sender, len(rows), request.request_id())
+        with self.lock:
+            self.running[stream.request_id].add(stream)
+        for index, row in enumerate(rows):
+            pool.submit(self._run, stream, index, row)
+
+    def _run(self, stream: Stream, index: int, row: LlmRequest) -> None:
+        """Answer one row of a decoupled request."""
+        try:
+            if row.streaming:
+                self._stream(stream, index, row)
+            else:
+                stream.send(pb_utils.InferenceResponse(self._whole(row, stream.cancelled) + stream.batch_index(index)), True)
+        except Exception as error:  # belongs to this row alone
+            stream.send(failed(error), last=True)
+        finally:
+            if stream.pending == 0:
+                with self.lock:
+                    self.running[stream.request_id].discard(stream)
+                    if not self.running[stream.request_id]:
+                        del self.running[stream.request_id]
+
+    def _stream(self, stream: Stream, index: int, row: LlmRequest) -> None:
+        """One response per token. The last one has no token when the end token or a cancellation ended the row."""
+        context = self.decoder.context_logits(row) if row.context_logits else None
+        last = False
+        for token in self.decoder.tokens(row, stream.cancelled):
+            tensors = self.answers.tensors(row, [[token]], context, prefix=[])
+            stream.send(pb_utils.InferenceResponse(tensors + stream.batch_index(index)), token.last)
+            context, last = None, token.last
+        if not last:
+            tensors = self.answers.tensors(row, [[]], None, prefix=[])
+            stream.send(pb_utils.InferenceResponse(tensors + stream.batch_index(index)), last=True)
+
+
+class Stream:
+    """The responses of one decoupled request: the final flag goes out with the last of its last pending row."""
+
+    def __init__(self, sender: Any, rows: int, request_id: str) -> None:
+        self.sender = sender
+        self.rows = rows
+        self.pending = rows
+        self.request_id = request_id
+        self.stopped = threading.Event()
+        self.lock = threading.Lock()
+
+    def cancelled(self) -> bool:
+        """Whether a stop request or the client's own cancellation ended this request."""
+        return self.stopped.is_set() or self.sender.is_cancelled()
+
+    def send(self, response: pb_utils.InferenceResponse, last: bool) -> None:
+        """Send one response; `last` means the last one of its row."""
+        with self.lock:
+            self.pending -= last
+            self.sender.send(response, flags=FINAL if self.pending == 0 else 0)
+
+    def batch_index(self, index: int) -> list[pb_utils.Tensor]:
+        """The output that tells the rows of a request apart; the backend leaves it out for a single row."""
+        return [Answers.index_tensor("batch_index", index)] if self.rows > 1 else []
+
+
+def _check_id(request: pb_utils.InferenceRequest) -> str:
+    request_id: str = request.request_id()
+    if not request_id:
+        raise RequestError("Trying to stop a request but request ID is not provided")
+    return request_id
+
+
+def _exclude_input(config: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """The parameter of config.pbtxt, if it holds one of the backend's spellings, else the setting (default: true)."""
+    value = config.get("parameters", {}).get("exclude_input_in_output", {}).get("string_value", "")
+    if value in ("True", "true", "TRUE", "1"):
+        return True
+    if value in ("False", "false", "FALSE", "0"):
+        return False
+    return bool(settings.get("exclude_input_in_output", True))

@@ -1,0 +1,115 @@
+"""What the oracles of all models share: opening images, greedy generation, placing vision rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from transformers import GenerationConfig
+from transformers.image_utils import load_image
+
+Image = bytes | NDArray[np.uint8] | PIL.Image.Image
+"""A JPEG, PNG or WebP file's bytes; decoded RGB pixels [H, W, 3] uint8; or a picture of Pillow."""
+
+MARK = "<image>"
+
+
+def open_image(image: Image) -> PIL.Image.Image:
+    """The picture as transformers opens it: EXIF orientation applied, first frame, RGB. Pixels are taken as they are."""
+    if isinstance(image, np.ndarray):
+        return PIL.Image.fromarray(image)
+    opened = PIL.Image.open(BytesIO(image)) if isinstance(image, bytes) else image
+    return load_image(opened)
+
+
+class Oracle(ABC):
+    """One model's truth. Vision rows are [n, N, h]: n images, N rows each, h the language model's hidden size."""
+
+    image_id: int
+    """What stands in `ids` at each of an image's N positions."""
+    tokenizer: Any
+    model: Any
+    """The part that has `generate` and the input embeddings."""
+    end_ids: list[int]
+    pad_id: int
+
+    @abstractmethod
+    def prompt(self, text: str, images: int, raw: bool = False) -> str:
+        """The string that is tokenized. `raw` returns `text`, else the model's template holds it.
+
+        Marks `<image>` in `text` stay where they are and must be as many as `images`; without any, the template
+        places the images. ValueError when marks and images do not match.
+        """
+
+    @abstractmethod
+    def ids(self, text: str, images: Sequence[Image] = (), raw: bool = False) -> list[int]:
+        """Token ids of the whole sequence, with N times `image_id` where an image stands."""
+
+    @abstractmethod
+    def pixels(self, images: Sequence[Image]) -> NDArray[np.float16]:
+        """What the vision encoder gets, [n, 3, S, S]."""
+
+    @abstractmethod
+    def rows(self, pixels: NDArray[np.float16]) -> NDArray[np.float16]:
+        """Vision rows [n, N, h] of `pixels` [n, 3, S, S], projector included."""
+
+    def continuation(
+        self, ids: Sequence[int], rows: NDArray[np.float16] | None, max_new_tokens: int
+    ) -> list[int]:
+        """Greedy new token ids after `ids`, whose image positions take `rows` one by one in order.
+
+        This is the entry for mutations: any ids, any rows. ValueError if positions and rows differ in number.
+        """
+        sequence = torch.tensor([list(ids)])
+        is_image = sequence == self.image_id
+        embedded = self.model.get_input_embeddings()(sequence.masked_fill(is_image, 0))
+        flat = embedded.new_zeros(0, embedded.shape[-1])
+        if rows is not None:
+            flat = torch.from_numpy(np.ascontiguousarray(rows)).flatten(0, 1)
+        if len(flat) != int(is_image.sum()):
+            raise ValueError(f"{int(is_image.sum())} image positions but {len(flat)} vision rows")
+        embedded[is_image] = flat
+        return self._generate(
+            max_new_tokens, inputs_embeds=embedded, attention_mask=torch.ones_like(sequence)
+        )
+
+    def generate(
+        self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False
+    ) -> tuple[list[int], str]:
+        """Greedy answer: new token ids (the end token included when it came) and their text without special tokens."""
+        rows = self.rows(self.pixels(images)) if images else None
+        new = self.continuation(self.ids(text, images, raw), rows, max_new_tokens)
+        return new, self.text(new)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of new token ids, special tokens left out, nothing stripped."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _generate(self, max_new_tokens: int, **inputs: torch.Tensor) -> list[int]:
+        greedy = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=self.end_ids,
+            pad_token_id=self.pad_id,
+        )
+        self.model.generation_config = greedy  # so that nothing of the checkpoint's own file is merged in
+        with torch.inference_mode():
+            produced = self.model.generate(**inputs, generation_config=greedy)
+        given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        new: list[int] = produced[0, given:].tolist()
+        return new
+
+
+def checked_marks(text: str, images: int) -> bool:
+    """Whether `text` places its images by marks. ValueError if it does, but for another number of images."""
+    marks = text.count(MARK)
+    if marks not in (0, images):
+        raise ValueError(f"the text has {marks} {MARK} marks but the request has {images} images")
+    return marks > 0

@@ -1,0 +1,528 @@
+"""The torch `tensorrt_llm` step on a real Triton, against transformers on the same tiny checkpoint."""
+
+from __future__ import annotations
+
+import json
+import queue
+import random
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from tests.server.harness import triton
+
+ROOT = Path(__file__).resolve().parents[2]
+RELEASE = "0.16.0"
+VOCAB, HIDDEN, MAX_SEQ = 96, 64, 512
+UNARY, DECOUPLED = "unary", "decoupled"
+INT32_1 = ("input_lengths", "request_output_len", "end_id", "pad_id", "beam_width", "runtime_top_k", "min_length")
+
+
+def _declarations(kind: str) -> str:
+    """Every tensor of the backend's contract in RELEASE, as config.pbtxt text."""
+    contract = json.loads((ROOT / "generator" / "data" / "contract.json").read_text())
+    order = contract["releases"].index
+    texts = []
+    for name, intervals in contract[kind].items():
+        for entry in intervals:
+            if order(entry["since"]) <= order(RELEASE) <= order(entry.get("until", contract["releases"][-1])):
+                data_type = "FP16" if "$" in entry["type"] else entry["type"]
+                text = f'name: "{name}" data_type: TYPE_{data_type} dims: {entry["dims"]}'
+                text += f" reshape {{ shape: {entry['reshape']} }}" if "reshape" in entry else ""
+                text += " optional: true" if entry.get("optional") else ""
+                text += " allow_ragged_batch: true" if entry.get("ragged") else ""
+                texts.append(text)
+    return f"{kind[:-1]} [ " + ",\n".join(f"{{ {text} }}" for text in texts) + " ]\n"
+
+
+def _write_model(repository: Path, name: str, checkpoint: Path, *, decoupled: bool) -> None:
+    version = repository / name / "1"
+    shutil.copytree(ROOT / "templates" / "torch" / "tensorrt_llm" / "1", version)
+    for module in ("tensors.py", "torch_device.py"):
+        shutil.copy(ROOT / "templates" / "shared" / module, version)
+    settings = {
+        "model": "tiny",
+        "checkpoint": str(checkpoint),
+        "subfolder": "",
+        "auto_class": "AutoModelForCausalLM",
+        "dtype": "float16",
+        "vocab_size": VOCAB,
+        "hidden_size": HIDDEN,
+        "max_seq_len": MAX_SEQ,
+        "decoupled": decoupled,
+        "device": "cpu",
+        "threads": 1,
+    }
+    (version / "settings.json").write_text(json.dumps(settings))
+    (repository / name / "config.pbtxt").write_text(
+        f'backend: "python" max_batch_size: 8 instance_group [ {{ kind: KIND_CPU }} ]\n'
+        f"model_transaction_policy {{ decoupled: {str(decoupled).lower()} }} dynamic_batching {{ }}\n"
+        + _declarations("inputs")
+        + _declarations("outputs")
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama, weights scaled up so that answers differ from prompt to prompt."""
+    config = transformers.LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=HIDDEN,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_SEQ,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator) + (weight.ndim == 1))
+    folder = tmp_path_factory.mktemp("tiny_llama")
+    model.half().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hf(checkpoint: Path) -> Any:
+    torch.set_num_threads(1)
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float16).eval()
+    model.generation_config = transformers.GenerationConfig()
+    return model
+
+
+@pytest.fixture(scope="module")
+def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpcclient.InferenceServerClient]:
+    repository = tmp_path_factory.mktemp("repository")
+    _write_model(repository, UNARY, checkpoint, decoupled=False)
+    _write_model(repository, DECOUPLED, checkpoint, decoupled=True)
+    with triton(repository) as server, grpcclient.InferenceServerClient(server.grpc) as connection:
+        connection.address = server.grpc
+        yield connection
+
+
+PROMPTS = [random.Random(seed).choices(range(3, VOCAB), k=5 + seed) for seed in range(20)]
+DTYPES = {
+    **dict.fromkeys(INT32_1, np.int32),
+    **dict.fromkeys(("input_ids", "stop_words_list", "bad_words_list", "prompt_vocab_size"), np.int32),
+    **dict.fromkeys(("streaming", "stop", "return_log_probs", "return_context_logits"), np.bool_),
+    **dict.fromkeys(("return_generation_logits", "exclude_input_in_output", "early_stopping"), np.bool_),
+    **dict.fromkeys(("random_seed", "lora_task_id", "prompt_table_extra_ids"), np.uint64),
+    **dict.fromkeys(("num_return_sequences", "draft_input_ids"), np.int32),
+    "prompt_embedding_table": np.float16,
+}
+
+
+def inputs(prompt: Any, tokens: int = 12, **more: Any) -> list[grpcclient.InferInput]:
+    """Request tensors: a prompt (or several of one length) with scalars given once for all rows."""
+    ids = np.atleast_2d(np.asarray(prompt, dtype=np.int32))
+    values = {"input_ids": ids, "input_lengths": ids.shape[1], "request_output_len": tokens, **more}
+    built = []
+    for name, value in values.items():
+        array = np.asarray(value, dtype=DTYPES.get(name, np.float32))
+        if array.ndim == 0:
+            array = np.full((len(ids), 1), array)
+        tensor = grpcclient.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        built.append(tensor)
+    return built
+
+
+def ask(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> grpcclient.InferResult:
+    return client.infer(UNARY, inputs(prompt, tokens, **more))
+
+
+def answer(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> list[int]:
+    result = ask(client, prompt, tokens, **more)
+    return result.as_numpy("output_ids")[0, 0, : result.as_numpy("sequence_length")[0, 0]].tolist()
+
+
+def stream(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> list[grpcclient.InferResult]:
+    """All responses of the decoupled model, up to the final one, which must be the only final one."""
+    responses: queue.Queue[Any] = queue.Queue()
+    with grpcclient.InferenceServerClient(client.address) as own:  # one stream for each connection
+        own.start_stream(lambda result, error: responses.put(error or result))
+        own.async_stream_infer(
+            DECOUPLED, inputs(prompt, tokens, **more), enable_empty_final_response=True, request_id="stream"
+        )
+        received = []
+        while not received or not _is_final(received[-1]):
+            received.append(responses.get(timeout=20))
+            if isinstance(received[-1], InferenceServerException):
+                raise received[-1]
+        time.sleep(0.05)
+        assert responses.empty()
+    return received
+
+
+def _is_final(result: grpcclient.InferResult) -> bool:
+    return result.get_response().parameters["triton_final_response"].bool_param
+
+
+def concatenated(responses: list[grpcclient.InferResult]) -> list[int]:
+    """The streamed tokens; each response holds only its own, as many as its sequence_length says."""
+    tokens: list[int] = []
+    for response in responses:
+        ids = response.as_numpy("output_ids")
+        if ids is not None:
+            assert ids.shape[:2] == (1, 1) and ids.shape[2] == response.as_numpy("sequence_length")[0, 0]
+            tokens += ids[0, 0].tolist()
+    return tokens
+
+
+def hf_greedy(hf: Any, prompt: list[int], tokens: int = 12, **more: Any) -> list[int]:
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        found = hf.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, pad_token_id=0, **more)
+    new: list[int] = found[0, len(prompt) :].tolist()
+    return new
+
+
+def words(*lists: list[int]) -> np.ndarray:
+    """Word lists [1, 2, L] in the backend's layout."""
+    flat = [token for own in lists for token in own]
+    ends = np.cumsum([len(own) for own in lists]).tolist()
+    return np.array([[flat, ends + [-1] * (len(flat) - len(ends))]], dtype=np.int32)
+
+
+# --- greedy ---------------------------------------------------------------------------------------------------------
+
+
+def test_greedy_equals_hf(client: Any, hf: Any) -> None:
+    expected = [hf_greedy(hf, prompt) for prompt in PROMPTS]
+    assert [answer(client, prompt) for prompt in PROMPTS] == expected
+    assert len({tuple(own) for own in expected}) > 18 and all(len(set(own)) > 2 for own in expected)
+
+
+def test_table_rows_are_addressed_by_index(client: Any, hf: Any) -> None:
+    """Rows out of order, repeated and skipped."""
+    rows = torch.randn((5, HIDDEN), generator=torch.Generator().manual_seed(1)).half()
+    order = [4, 0, 0, 3]
+    prompt = [7, *(VOCAB + row for row in order), 9, VOCAB + 1]
+    embeds = hf.get_input_embeddings()(torch.tensor([[7, 0, 0, 0, 0, 9, 0]]))
+    embeds[0, [1, 2, 3, 4, 6]] = rows[[*order, 1]]
+    with torch.inference_mode():
+        expected = hf.generate(
+            inputs_embeds=embeds, attention_mask=torch.ones(1, 7, dtype=torch.long), max_new_tokens=12, pad_token_id=0
+        )
+    assert answer(client, prompt, prompt_embedding_table=rows[None].numpy()) == expected[0].tolist()
+    shifted = [7, *(VOCAB + row for row in [0, 4, 0, 3]), 9, VOCAB + 1]
+    assert answer(client, shifted, prompt_embedding_table=rows[None].numpy()) != expected[0].tolist()
+
+
+def test_right_padding_is_no_part_of_the_prompt(client: Any) -> None:
+    padded = [*PROMPTS[3], 5, 5, 5]
+    assert answer(client, padded, input_lengths=len(PROMPTS[3])) == answer(client, PROMPTS[3])
+
+
+def test_prompt_is_in_the_output_only_when_asked_for(client: Any) -> None:
+    alone = answer(client, PROMPTS[0])
+    assert answer(client, PROMPTS[0], exclude_input_in_output=False) == PROMPTS[0] + alone
+
+
+def test_answers_fit_into_the_longest_sequence(client: Any) -> None:
+    assert len(answer(client, [5] * (MAX_SEQ - 3), 12)) == 3
+    with pytest.raises(InferenceServerException, match=f"{MAX_SEQ} tokens.*{MAX_SEQ}"):
+        answer(client, [5] * MAX_SEQ)
+
+
+# --- ends and words -------------------------------------------------------------------------------------------------
+
+
+def test_end_id_ends_the_answer_and_is_no_part_of_it(client: Any, hf: Any) -> None:
+    full = answer(client, PROMPTS[1], 20)
+    end = full[7]
+    assert answer(client, PROMPTS[1], 20, end_id=end) == full[: full.index(end)]
+    assert hf_greedy(hf, PROMPTS[1], 20, eos_token_id=end) == full[: full.index(end) + 1]
+    assert answer(client, PROMPTS[1], 20, end_id=-1) == full
+
+
+def test_min_tokens_equals_hf(client: Any, hf: Any) -> None:
+    full = answer(client, PROMPTS[1], 20)
+    expected = hf_greedy(hf, PROMPTS[1], 20, eos_token_id=full[2], min_new_tokens=9)
+    got = answer(client, PROMPTS[1], 20, end_id=full[2], min_length=9)
+    assert got == [token for token in expected if token != full[2]]
+    assert len(got) >= 9 and got != full[: len(got)]
+
+
+def test_stop_words_end_the_answer_and_stay_in_it(client: Any) -> None:
+    full = answer(client, PROMPTS[2], 20)
+    stop = full[5:7]
+    first = next(i for i in range(19) if full[i : i + 2] == stop)
+    assert answer(client, PROMPTS[2], 20, stop_words_list=words([1, 2, 1], stop)) == full[: first + 2]
+    assert answer(client, PROMPTS[2], 20, stop_words_list=np.zeros((1, 2, 0))) == full
+
+
+def test_bad_words_equal_hf(client: Any, hf: Any) -> None:
+    full = answer(client, PROMPTS[2], 20)
+    bad = [[full[0]], full[3:5], [PROMPTS[2][-1], full[1]]]
+    assert answer(client, PROMPTS[2], 20, bad_words_list=words(*bad)) == hf_greedy(
+        hf, PROMPTS[2], 20, bad_words_ids=bad
+    )
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ([[5, 6], [-1, 2]], "additional -1s"),
+        ([[5, 6], [3, -1]], "out-of-bound offsets"),
+        ([[5, 6], [2, 1]], "non-increasing offsets"),
+        ([[5, VOCAB], [1, 2]], f"{VOCAB} is outside the vocabulary"),
+    ],
+)
+def test_malformed_word_lists_are_refused(client: Any, lists: list[list[int]], message: str) -> None:
+    for name in ("stop_words_list", "bad_words_list"):
+        with pytest.raises(InferenceServerException, match=f"{name}.*{message}"):
+            ask(client, PROMPTS[0], **{name: [lists]})
+
+
+# --- sampling -------------------------------------------------------------------------------------------------------
+
+
+def test_sampling_is_reproduced_by_its_seed(client: Any) -> None:
+    sampled = [answer(client, PROMPTS[4], random_seed=seed, runtime_top_k=50, temperature=3.0) for seed in (1, 1, 2, 3)]
+    assert sampled[0] == sampled[1]
+    assert len({tuple(own) for own in sampled}) == 3
+
+
+def test_top_k_and_top_p_bound_the_choice(client: Any) -> None:
+    greedy = answer(client, PROMPTS[4])
+    assert answer(client, PROMPTS[4], runtime_top_k=1, temperature=9.0) == greedy
+    assert answer(client, PROMPTS[4], runtime_top_p=1e-6, temperature=9.0) == greedy
+    assert answer(client, PROMPTS[4], temperature=9.0, runtime_top_p=0.0) == greedy
+    logits = ask(client, PROMPTS[4], 1, return_generation_logits=True).as_numpy("generation_logits")[0, 0, 0]
+    best = set(np.argsort(-logits)[:3].tolist())
+    drawn = {
+        answer(client, PROMPTS[4], 1, runtime_top_k=3, temperature=100.0, random_seed=s)[0] for s in range(1, 25)
+    }
+    assert drawn == best
+
+
+def test_repetition_penalty_equals_hf_over_prompt_and_answer(client: Any, hf: Any) -> None:
+    for prompt in PROMPTS[:5]:
+        penalised = answer(client, prompt, 20, repetition_penalty=1.7)
+        assert penalised == hf_greedy(hf, prompt, 20, repetition_penalty=1.7)
+        assert penalised != answer(client, prompt, 20)
+
+
+def test_presence_and_frequency_penalties(client: Any, hf: Any) -> None:
+    """A loop of plain forward calls: counts over prompt and answer, subtracted from the raw logits."""
+    history = list(PROMPTS[6])
+    for _ in range(12):
+        with torch.inference_mode():
+            logits = hf(torch.tensor([history])).logits[0, -1].float()
+        counts = torch.bincount(torch.tensor(history), minlength=VOCAB)
+        history.append(int((logits - 2.5 * (counts > 0) - 1.5 * counts).argmax()))
+    got = answer(client, PROMPTS[6], presence_penalty=2.5, frequency_penalty=1.5)
+    assert got == history[len(PROMPTS[6]) :]
+    assert got != answer(client, PROMPTS[6])
+
+
+def test_embedding_bias(client: Any) -> None:
+    bias = np.zeros((1, VOCAB), dtype=np.float32)
+    bias[0, 42] = 1e4
+    assert answer(client, PROMPTS[0], embedding_bias=bias) == [42] * 12
+    assert answer(client, PROMPTS[0], embedding_bias=np.zeros((1, 0))) == answer(client, PROMPTS[0])
+
+
+# --- probabilities --------------------------------------------------------------------------------------------------
+
+
+def test_log_probs_and_logits_are_the_models(client: Any, hf: Any) -> None:
+    prompt = PROMPTS[8]
+    result = ask(
+        client, prompt, return_log_probs=True, return_generation_logits=True, return_context_logits=True
+    )
+    tokens = result.as_numpy("output_ids")[0, 0].tolist()
+    with torch.inference_mode():
+        logits = hf(torch.tensor([prompt + tokens])).logits[0].float()
+    context, generation = result.as_numpy("context_logits"), result.as_numpy("generation_logits")
+    assert context.shape == (1, len(prompt), VOCAB) and generation.shape == (1, 1, 12, VOCAB)
+    np.testing.assert_allclose(context[0], logits[: len(prompt)], atol=0.05)
+    np.testing.assert_allclose(generation[0, 0], logits[len(prompt) - 1 : -1], atol=0.05)
+    expected = torch.log_softmax(torch.from_numpy(generation[0, 0]), dim=-1)[range(12), tokens]
+    np.testing.assert_allclose(result.as_numpy("output_log_probs")[0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(result.as_numpy("cum_log_probs")[0, 0], expected.sum(), rtol=1e-5)
+
+
+def test_optional_outputs_are_left_out_unless_asked_for(client: Any) -> None:
+    names = {output.name for output in ask(client, PROMPTS[0]).get_response().outputs}
+    assert names == {"output_ids", "sequence_length"}
+
+
+# --- beams ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_beams_equal_hf(client: Any, hf: Any, length_penalty: float) -> None:
+    for prompt in PROMPTS[:3]:
+        ids = torch.tensor([prompt])
+        end = answer(client, prompt)[4]
+        with torch.inference_mode():
+            found = hf.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=12,
+                num_beams=3,
+                num_return_sequences=3,
+                length_penalty=length_penalty,
+                early_stopping=True,
+                eos_token_id=end,
+                pad_token_id=0,
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+        result = ask(client, prompt, beam_width=3, end_id=end, len_penalty=length_penalty, return_log_probs=True)
+        beams, lengths = result.as_numpy("output_ids")[0], result.as_numpy("sequence_length")[0]
+        for beam in range(3):
+            expected = found.sequences[beam, len(prompt) :].tolist()
+            expected = expected[: expected.index(end)] if end in expected else expected
+            assert beams[beam, : lengths[beam]].tolist() == expected
+            assert (beams[beam, lengths[beam] :] == -1).all()
+        if length_penalty == 0.0:
+            np.testing.assert_allclose(result.as_numpy("cum_log_probs")[0], found.sequences_scores, rtol=1e-4)
+
+
+# --- decoupled ------------------------------------------------------------------------------------------------------
+
+
+def test_streamed_tokens_equal_the_whole_answer(client: Any) -> None:
+    full = answer(client, PROMPTS[9])
+    responses = stream(client, PROMPTS[9], streaming=True, return_log_probs=True)
+    assert len(responses) == 12
+    assert concatenated(responses) == full
+    whole = ask(client, PROMPTS[9], return_log_probs=True)
+    log_probs = np.concatenate([response.as_numpy("output_log_probs")[0, 0] for response in responses])
+    np.testing.assert_array_equal(log_probs, whole.as_numpy("output_log_probs")[0, 0])
+    assert responses[-1].as_numpy("cum_log_probs") == whole.as_numpy("cum_log_probs")
+    ended = stream(client, PROMPTS[9], streaming=True, end_id=full[5])
+    assert concatenated(ended) == full[: full.index(full[5])]
+    assert ended[-1].as_numpy("sequence_length").tolist() == [[0]]
+    not_streamed = stream(client, PROMPTS[9])
+    assert len(not_streamed) == 1 and concatenated(not_streamed) == full
+
+
+def test_rows_of_a_batch_equal_single_requests(client: Any) -> None:
+    prompts = [random.Random(seed).choices(range(3, VOCAB), k=9) for seed in range(3)]
+    lengths = np.array([[9], [4], [7]])
+    singles = [answer(client, prompt[: lengths[row, 0]]) for row, prompt in enumerate(prompts)]
+    for streaming in (True, False):
+        responses = stream(client, prompts, input_lengths=lengths, streaming=streaming)
+        rows: dict[int, list[Any]] = {0: [], 1: [], 2: []}
+        for response in responses:
+            rows[int(response.as_numpy("batch_index")[0, 0])].append(response)
+        assert [concatenated(own) for own in rows.values()] == singles
+
+
+def test_single_requests_carry_no_batch_index(client: Any) -> None:
+    assert all(response.as_numpy("batch_index") is None for response in stream(client, PROMPTS[0], streaming=True))
+
+
+def test_errors_end_the_stream(client: Any) -> None:
+    with pytest.raises(InferenceServerException, match="embedding_bias has 3 entries.* 96 tokens"):
+        stream(client, PROMPTS[0], embedding_bias=np.zeros((1, 3)))
+
+
+class Running:
+    """One long streamed request on a connection of its own; collects what arrives."""
+
+    def __init__(self, client: Any, request_id: str, **more: Any) -> None:
+        self.received: queue.Queue[Any] = queue.Queue()
+        self.ended = threading.Event()
+        self.connection = grpcclient.InferenceServerClient(client.address)
+        self.connection.start_stream(self._take)
+        self.connection.async_stream_infer(
+            DECOUPLED, inputs(PROMPTS[0], 480, **more), request_id=request_id, enable_empty_final_response=True
+        )
+
+    def _take(self, result: Any, error: Any) -> None:
+        self.received.put(error or result)
+        if error is None and _is_final(result):
+            self.ended.set()
+
+
+def test_stop_ends_the_running_requests_of_its_id(client: Any) -> None:
+    stopped, other = Running(client, "a", streaming=True), Running(client, "b", streaming=True)
+    stopped.received.get(timeout=20)
+    other.received.get(timeout=20)
+    stop = Running(client, "a", stop=True)
+    assert stop.ended.wait(10) and stopped.ended.wait(10)
+    assert not stop.received.get().get_response().outputs
+    assert stopped.received.qsize() < 400 and not other.ended.is_set()
+    Running(client, "b", stop=True)
+    assert other.ended.wait(10)
+    assert Running(client, "unknown", stop=True).ended.wait(10)
+    with pytest.raises(InferenceServerException, match="request ID is not provided"):
+        ask(client, PROMPTS[0], stop=True)
+
+
+def test_cancelled_requests_stop_between_tokens(client: Any) -> None:
+    """Four cancelled requests free the four threads long before their 480 tokens are done."""
+    started = time.monotonic()
+    stream(client, PROMPTS[0], 480)
+    whole = time.monotonic() - started
+    running = [Running(client, f"c{index}", streaming=True) for index in range(4)]
+    for own in running:
+        own.received.get(timeout=20)
+        own.connection.stop_stream(cancel_requests=True)
+    started = time.monotonic()
+    stream(client, PROMPTS[0], 2)
+    assert time.monotonic() - started < whole
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"draft_input_ids": [[5, 6]]}, "draft_input_ids is not supported"),
+        ({"lora_task_id": 3}, "lora_task_id is not supported"),
+        ({"num_return_sequences": 2}, "num_return_sequences is not supported"),
+        ({"runtime_top_p_decay": 0.5}, "runtime_top_p_decay is not supported"),
+        ({"streaming": True}, "Streaming is only supported if model is deployed using decoupled mode"),
+        ({"embedding_bias": np.zeros((1, 95))}, "embedding_bias has 95 entries; the vocabulary has 96"),
+        ({"end_id": VOCAB}, "end_id 96 is outside the vocabulary of 96"),
+        ({"request_output_len": 0}, "request_output_len is 0"),
+        ({"input_lengths": 99}, "input_lengths is 99; input_ids holds 5"),
+        ({"input_ids": [[5, VOCAB, 6]], "input_lengths": 3}, "row 0 of the prompt table, which has 0 rows"),
+        (
+            {"input_ids": [[5, VOCAB + 2]], "input_lengths": 2, "prompt_embedding_table": np.zeros((1, 2, HIDDEN))},
+            "row 2 of the prompt table, which has 2 rows",
+        ),
+        ({"input_ids": [[5, -1]], "input_lengths": 2}, "holds -1: ids run from 0 to 95"),
+        ({"prompt_embedding_table": np.zeros((1, 2, 7))}, r"shape \[1, 2, 7\]; this model takes \[1, rows, 64\]"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"beam_width": 0}, "beam_width is 0"),
+    ],
+)
+def test_refusals_name_the_tensor(client: Any, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(InferenceServerException, match=message):
+        ask(client, PROMPTS[0], **more)
+
+
+def test_what_the_backend_ignores_is_accepted(client: Any) -> None:
+    accepted = {"num_return_sequences": 1, "prompt_vocab_size": 7, "prompt_table_extra_ids": [[0] * 5]}
+    assert answer(client, PROMPTS[0], **accepted) == answer(client, PROMPTS[0])
+
+
+def test_batches_need_the_decoupled_policy(client: Any) -> None:
+    with pytest.raises(InferenceServerException, match="Batch size > 1 requires .* decoupled transaction policy"):
+        ask(client, [PROMPTS[0], PROMPTS[0]])
+
+
+def test_both_main_outputs_must_be_requested(client: Any) -> None:
+    requested = [grpcclient.InferRequestedOutput("output_ids")]
+    with pytest.raises(InferenceServerException, match="sequence_length tensor must be present"):
+        client.infer(UNARY, inputs(PROMPTS[0]), outputs=requested)

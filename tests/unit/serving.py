@@ -1,0 +1,164 @@
+"""Runs a Python step outside the server: its files as gen-repo lays them out, and requests in its wire shapes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
+
+ROOT = Path(__file__).parents[2]
+for folder in ("templates/shared", "templates/preprocessing/1", "tests/doubles"):
+    if str(ROOT / folder) not in sys.path:
+        sys.path.insert(0, str(ROOT / folder))
+
+import triton_python_backend_utils as pb_utils  # noqa: E402  (the path above leads to it)
+
+CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+CLIP_STEPS = [["resize_shortest", 336], ["center_crop", 336, 336]]
+VOCAB_SIZE = 640  # of the imagined LLM: the tokenizer's, padded as LLMs do
+ROWS = 6
+CORPUS = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful answers "
+    "to the user's questions. USER: What is shown in the picture? Which city is this? ASSISTANT: the street, a dog. "
+).splitlines() * 4
+
+
+class RequestFailed(Exception):
+    """The error that a step answered a request with."""
+
+    def __init__(self, error: pb_utils.TritonError) -> None:
+        super().__init__(error.message())
+        self.code = error.code()
+
+
+@cache
+def tokenizer_json() -> str:
+    """A tokenizer built like Llama 2's: `▁` for spaces, byte fallback, `<s>` put first, `<image>` a token."""
+    spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.normalizer = spaces
+    trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>"]))
+    bpe = json.loads(trained.to_str())["model"]
+    pieces = [piece for piece in sorted(bpe["vocab"], key=bpe["vocab"].__getitem__) if piece != "<unk>"]
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    vocab = {name: number for number, name in enumerate(names)}
+    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in bpe["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = spaces
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(
+        [
+            AddedToken(name, special=True, normalized=False)
+            for name in ("<unk>", "<s>", "</s>", "<image>", "<pad>")
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    assert tokenizer.get_vocab_size() < VOCAB_SIZE
+    return tokenizer.to_str()
+
+
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_str(tokenizer_json())
+
+
+def settings(*, image_token: bool = True, **changes: Any) -> dict[str, Any]:
+    """Settings of a small model; `changes` replace top-level entries or update those that are objects."""
+    base: dict[str, Any] = {
+        "model": "tiny-llava",
+        "tokenizer": {
+            "file": "tokenizer.json",
+            "bos_id": 1,
+            "end_id": 2,
+            "pad_id": tokenizer().token_to_id("<pad>"),
+            "vocab_size": VOCAB_SIZE,
+        },
+        "prompt": {
+            "template": "USER: {text} ASSISTANT:",
+            "image_prefix": "<image>\n",
+            "image_mark": "<image>",
+            "image_token_id": tokenizer().token_to_id("<image>") if image_token else None,
+            "image_required": False,
+            "stop_words": [],
+        },
+        "pixels": {
+            "steps": CLIP_STEPS,
+            "resample": 3,
+            "rescale_factor": 1 / 255,
+            "mean": CLIP_MEAN,
+            "std": CLIP_STD,
+            "shape": [3, 336, 336],
+            "dtype": "float16",
+        },
+        "rows_per_image": ROWS,
+        "release": {"min_tokens": "min_length", "seed": "random_seed", "extra_ids": True},
+        "limits": {
+            "max_images": 4,
+            "max_batch": 8,
+            "max_input_len": 200,
+            "max_seq_len": 300,
+            "max_table_rows": 3 * ROWS,
+            "default_max_tokens": 128,
+            "max_image_bytes": 1 << 20,
+            "max_image_pixels": 1 << 24,
+        },
+        "image_hosts": [],
+    }
+    for name, value in changes.items():
+        base[name] = {**base[name], **value} if isinstance(value, dict) else value
+    return base
+
+
+def load_step(step: str, folder: Path, step_settings: dict[str, Any], with_tokenizer: bool = True) -> Any:
+    """The initialized TritonPythonModel of `step`, its files laid out in `folder`."""
+    shutil.copy(ROOT / "templates" / step / "1" / "model.py", folder)
+    (folder / "settings.json").write_text(json.dumps(step_settings))
+    if with_tokenizer:
+        (folder / "tokenizer.json").write_text(tokenizer_json())
+    spec = importlib.util.spec_from_file_location(f"{step}_model", folder / "model.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = module.TritonPythonModel()
+    model.initialize({})
+    return model
+
+
+def texts(*rows: str) -> NDArray[Any]:
+    """One text per row, BYTES [B,1]."""
+    return words(*([row] for row in rows))
+
+
+def words(*rows: list[str] | list[bytes]) -> NDArray[Any]:
+    """BYTES [B,k]."""
+    array = np.empty((len(rows), len(rows[0])), dtype=np.object_)
+    for index, row in enumerate(rows):
+        array[index] = [entry.encode() if isinstance(entry, str) else entry for entry in row]
+    return array
+
+
+def make_request(**inputs: NDArray[Any]) -> pb_utils.InferenceRequest:
+    return pb_utils.InferenceRequest(inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()])
+
+
+def outputs(response: pb_utils.InferenceResponse) -> dict[str, NDArray[Any]]:
+    """The tensors of a response. Raises RequestFailed when it is an error."""
+    error = response.error()
+    if error is not None:
+        raise RequestFailed(error)
+    return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+
+
+def run(model: Any, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """The outputs of one request."""
+    [response] = model.execute([make_request(**inputs)])
+    return outputs(response)
