@@ -133,7 +133,8 @@ def running(
                 )
             try:
                 host = "127.0.0.1" if address == "0.0.0.0" else address
-                server = Server(*(f"{host}:{port}" for port in ports), process=process, log=log)
+                http, grpc, metrics = (f"{host}:{port}" for port in ports)
+                server = Server(http, grpc, metrics, process, log)
                 try:
                     _wait_ready(server, timeout)
                 except ServerError:

@@ -40,7 +40,7 @@ def _open(name: str) -> Image.Image:
 def _encode(image: Image.Image, file_format: str, **options: object) -> bytes:
     image.info.clear()  # colour profiles and text chunks of the source are not what a case is about
     buffer = BytesIO()
-    image.save(buffer, file_format, **options)  # type: ignore[arg-type]
+    image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
@@ -50,7 +50,7 @@ def _large() -> bytes:
 
 
 def _rgba() -> bytes:
-    """Alpha runs from 0 to 255 over the picture; a decoder that blends instead of dropping it is found out."""
+    """Alpha runs from 0 to 255 over the picture, which finds out a decoder that blends it."""
     image = _open("astronaut.png")
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     return _encode(image, "PNG")
@@ -149,8 +149,11 @@ PROMPTS: tuple[str, ...] = (
     "<b>bold</b> & <i>italic</i> — “quoted” … 50 % off",
     "e\u0301 is not \u00e9; \u00a0no-break\u200bspace",
     "C:\\temp\\new\\file.txt and /usr/share/doc",
-    "Look carefully at the picture. First list every object that you can see, from left to right, with its colour. "
-    "Then say which of them are made by people and which are not. Finally write one sentence that sums up the scene.",
+    (
+        "Look carefully at the picture. First list every object that you can see, from left to right, with its "
+        "colour. Then say which of them are made by people and which are not. Finally write one sentence that "
+        "sums up the scene."
+    ),
     "Please " + "really " * 60 + "describe it.",
 )
-"""Thirty questions: short, long, several scripts, emoji, newlines, leading, trailing and repeated spaces, digits, code."""
+"""Thirty questions: short, long, several scripts, emoji, newlines, odd spaces, digits, code."""

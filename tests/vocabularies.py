@@ -1,7 +1,7 @@
 """Tokenizers of the tiny checkpoints: real tokenizer families with vocabularies of about a thousand tokens.
 
-They are trained on the documentation that ships with the standard library, so that they hold real subwords, and
-are written in the spelling of published checkpoints. Two trainings on one Python give the same bytes.
+They are trained on the documentation that ships with the standard library, so that they hold real subwords,
+and are written in the spelling of published checkpoints. Two trainings on one Python give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ SENTENCEPIECE_SIZE = 1024
 BYTE_LEVEL_SIZE = 1000
 
 # Llama 3 cuts text into words with this published pattern before it merges bytes.
-LLAMA3_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 LLAMA3_SPECIAL = (
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -42,8 +45,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @cache
 def sentencepiece_model(bos: str, eos: str, symbols: tuple[str, ...]) -> bytes:
-    """A Llama-2-like `tokenizer.model`: BPE with byte fallback; `<unk>` 0, `bos` 1, `eos` 2, then `symbols`."""
-    import sentencepiece
+    """A Llama-2-like `tokenizer.model`: BPE, byte fallback; `<unk>` 0, `bos` 1, `eos` 2, then `symbols`."""
+    import sentencepiece  # type: ignore[import-untyped]
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -108,7 +111,7 @@ def llama2(
     symbols: Sequence[str] = (),
     **more: Any,
 ) -> None:
-    """Write the files of a Llama-2 tokenizer as its authors ship it: `tokenizer.model` alone, no `tokenizer.json`."""
+    """Write the files of a Llama-2 tokenizer as VILA ships it: `tokenizer.model`, no `tokenizer.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.model").write_bytes(sentencepiece_model(bos, eos, tuple(symbols)))
     reserved = ["<unk>", bos, eos, *symbols]
@@ -168,7 +171,7 @@ def llava(folder: Path) -> None:
 
 
 def llama3(folder: Path) -> None:
-    """Write the files of a Llama-3 tokenizer: byte-level BPE, special tokens after the base vocabulary, BOS added."""
+    """Write the files of a Llama-3 tokenizer: byte-level BPE, special tokens after the base, BOS added."""
     from tokenizers import (
         AddedToken,
         Regex,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 
 class RequestError(ValueError):
-    """What is wrong with one request, and what to do about it: the text goes to the client of that request."""
+    """What is wrong with one request and what to do about it: the text goes to the client of that request."""
 
 
 def optional(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any] | None:
@@ -83,6 +83,6 @@ def answer_each(
     for request in requests:
         try:
             responses.append(pb_utils.InferenceResponse(output_tensors=answer(request)))
-        except Exception as error:  # whatever it is, it belongs to this request alone
+        except Exception as error:  # noqa: PERF203 - whatever it is, it belongs to this request alone
             responses.append(failed(error))
     return responses

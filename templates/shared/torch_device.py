@@ -10,8 +10,8 @@ import torch
 def prepare(settings: dict[str, Any], args: dict[str, str]) -> torch.device:
     """The device of this model instance; also sets torch's CPU threads when settings name a number.
 
-    settings["device"] is a torch device, or "auto": the GPU that Triton gave to the instance, else the first GPU,
-    else the CPU. settings["threads"] (optional) bounds the CPU threads of one forward call.
+    settings["device"] is a torch device, or "auto": the GPU that Triton gave to the instance, else the first
+    GPU, else the CPU. settings["threads"] (optional) bounds the CPU threads of one forward call.
     """
     if settings.get("threads"):
         torch.set_num_threads(settings["threads"])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
+import transformers
 from numpy.typing import NDArray
-from transformers import GenerationConfig
 from transformers.image_utils import load_image
 
 Image = bytes | NDArray[np.uint8] | PIL.Image.Image
@@ -21,15 +22,29 @@ MARK = "<image>"
 
 
 def open_image(image: Image) -> PIL.Image.Image:
-    """The picture as transformers opens it: EXIF orientation applied, first frame, RGB. Pixels are taken as they are."""
+    """The picture as transformers opens it: EXIF orientation applied, first frame, RGB; an array as it is."""
     if isinstance(image, np.ndarray):
         return PIL.Image.fromarray(image)
     opened = PIL.Image.open(BytesIO(image)) if isinstance(image, bytes) else image
-    return load_image(opened)
+    loaded: PIL.Image.Image = load_image(opened)
+    return loaded
+
+
+def from_checkpoint(model_class: Any, folder: Path) -> Any:
+    """A model of the transformers class `model_class`, fp16 on the CPU, its kernels left at their default."""
+    return model_class.from_pretrained(folder, dtype=torch.float16).eval()
+
+
+def with_pillow(processor_class: Any, folder: Path) -> Any:
+    """A processor or image processor whose pixels come from Pillow; those of torchvision differ a little."""
+    processor = processor_class.from_pretrained(folder)
+    if getattr(processor, "image_processor", processor).backend != "pil":
+        raise RuntimeError("the oracle needs transformers' PIL image processors: uninstall torchvision")
+    return processor
 
 
 class Oracle(ABC):
-    """One model's truth. Vision rows are [n, N, h]: n images, N rows each, h the language model's hidden size."""
+    """One model's truth. Vision rows are [n, N, h]: n images, N rows each, h the LLM's hidden size."""
 
     image_id: int
     """What stands in `ids` at each of an image's N positions."""
@@ -43,8 +58,8 @@ class Oracle(ABC):
     def prompt(self, text: str, images: int, raw: bool = False) -> str:
         """The string that is tokenized. `raw` returns `text`, else the model's template holds it.
 
-        Marks `<image>` in `text` stay where they are and must be as many as `images`; without any, the template
-        places the images. ValueError when marks and images do not match.
+        Marks `<image>` in `text` stay where they are and must be as many as `images`; without any, the
+        template places the images. ValueError when marks and images do not match.
         """
 
     @abstractmethod
@@ -82,7 +97,7 @@ class Oracle(ABC):
     def generate(
         self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False
     ) -> tuple[list[int], str]:
-        """Greedy answer: new token ids (the end token included when it came) and their text without special tokens."""
+        """Greedy answer: new token ids (with the end token when it came), their text without special tokens."""
         rows = self.rows(self.pixels(images)) if images else None
         new = self.continuation(self.ids(text, images, raw), rows, max_new_tokens)
         return new, self.text(new)
@@ -92,7 +107,8 @@ class Oracle(ABC):
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _generate(self, max_new_tokens: int, **inputs: torch.Tensor) -> list[int]:
-        greedy = GenerationConfig(
+        configuration: Any = transformers.GenerationConfig
+        greedy = configuration(
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from tests.oracle.common import Image, Oracle, checked_marks, open_image
+from tests.oracle.common import Image, Oracle, checked_marks, from_checkpoint, open_image, with_pillow
 
 
 class LlavaOracle(Oracle):
     """Truth of a `LlavaForConditionalGeneration` checkpoint in `folder`, fp16 on the CPU."""
 
     def __init__(self, folder: Path) -> None:
-        self.processor: Any = AutoProcessor.from_pretrained(folder)
-        if self.processor.image_processor.backend != "pil":
-            raise RuntimeError("the oracle needs transformers' PIL image processors: uninstall torchvision")
+        self.processor = with_pillow(AutoProcessor, folder)
         self.tokenizer = self.processor.tokenizer
-        self.model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float16).eval()
+        self.model = from_checkpoint(LlavaForConditionalGeneration, folder)
         self.image_id = int(self.model.config.image_token_id)
         self.end_ids = [int(self.tokenizer.eos_token_id)]
         self.pad_id = int(self.tokenizer.pad_token_id)
@@ -36,7 +33,8 @@ class LlavaOracle(Oracle):
         return str(self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False))
 
     def ids(self, text: str, images: Sequence[Image] = (), raw: bool = False) -> list[int]:
-        return self._inputs(text, images, raw)["input_ids"][0].tolist()  # type: ignore[no-any-return]
+        ids: list[int] = self._inputs(text, images, raw)["input_ids"][0].tolist()
+        return ids
 
     def pixels(self, images: Sequence[Image]) -> NDArray[np.float16]:
         opened = [open_image(image) for image in images]
@@ -51,7 +49,8 @@ class LlavaOracle(Oracle):
                 vision_feature_layer=config.vision_feature_layer,
                 vision_feature_select_strategy=config.vision_feature_select_strategy,
             )
-        return torch.stack(list(features.pooler_output)).numpy()
+        rows: NDArray[np.float16] = torch.stack(list(features.pooler_output)).numpy()
+        return rows
 
     def generate(
         self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False

@@ -1,7 +1,7 @@
-"""VILA1.5, for which transformers has no class: its tower and its LLM by transformers, the rest composed here.
+"""VILA1.5, for which transformers has no class: tower and LLM by transformers, the rest composed here.
 
-What is composed follows the original repository (NVlabs/VILA, September 2024): its prompt, its split at `<image>`,
-its resize before the image processor, its projector with the 2x2 merge.
+What is composed follows the original repository (NVlabs/VILA, September 2024): its prompt, its split at
+`<image>`, its resize before the image processor, its projector with the 2x2 merge.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoTokenizer, LlamaForCausalLM, SiglipVisionModel
 
-from tests.oracle.common import MARK, Image, Oracle, checked_marks, open_image
+from tests.oracle.common import MARK, Image, Oracle, checked_marks, from_checkpoint, open_image, with_pillow
 
 IMAGE_TOKEN_INDEX = -200
 """The original's stand-in for one image; here it stands at each of the image's N positions."""
@@ -59,7 +58,7 @@ CONVERSATIONS = {
 
 
 class VilaOracle(Oracle):
-    """Truth of a VILA1.5 checkpoint (folders llm, vision_tower, mm_projector) in `folder`, fp16 on the CPU."""
+    """Truth of a VILA1.5 checkpoint in `folder` (llm, vision_tower, mm_projector), fp16 on the CPU."""
 
     def __init__(self, folder: Path, conversation: str = "vicuna_v1") -> None:
         self.conversation = CONVERSATIONS[conversation]
@@ -72,13 +71,11 @@ class VilaOracle(Oracle):
                 "the oracle knows image_aspect_ratio 'resize' with select_feature 'cls_patch' only"
             )
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
-        self.model = LlamaForCausalLM.from_pretrained(folder / "llm", dtype=torch.float16).eval()
+        self.model = from_checkpoint(LlamaForCausalLM, folder / "llm")
         self.tower: Any = SiglipVisionModel.from_pretrained(
             folder / "vision_tower", dtype=torch.float16
         ).eval()
-        self.image_processor: Any = AutoImageProcessor.from_pretrained(folder / "vision_tower")
-        if self.image_processor.backend != "pil":
-            raise RuntimeError("the oracle needs transformers' PIL image processors: uninstall torchvision")
+        self.image_processor = with_pillow(AutoImageProcessor, folder / "vision_tower")
         self.projector = load_file(folder / "mm_projector" / "model.safetensors")
         self.image_id = IMAGE_TOKEN_INDEX
         stop_id = self.tokenizer.convert_tokens_to_ids(self.conversation.stop)
@@ -95,7 +92,7 @@ class VilaOracle(Oracle):
         return self.conversation.before + question + self.conversation.after
 
     def ids(self, text: str, images: Sequence[Image] = (), raw: bool = False) -> list[int]:
-        """Each piece between marks is tokenized alone. If the first begins with BOS, every other loses its first id.
+        """Each piece between marks is tokenized alone. If the first begins with BOS, the others lose one id.
 
         A template that spells BOS out, as llama_3 does, therefore has two: the tokenizer's and its own.
         """
@@ -110,7 +107,7 @@ class VilaOracle(Oracle):
         return ids
 
     def pixels(self, images: Sequence[Image]) -> NDArray[np.float16]:
-        """Squashed to the tower's square by Pillow's default filter, then rescaled and normalised by transformers."""
+        """Squashed to a square by Pillow's default filter, then rescaled and normalised by transformers."""
         size = self.image_processor.size
         squashed = [open_image(image).resize((size["width"], size["height"])) for image in images]
         pixels = self.image_processor(squashed, return_tensors="pt")["pixel_values"]
@@ -119,14 +116,16 @@ class VilaOracle(Oracle):
     def rows(self, pixels: NDArray[np.float16]) -> NDArray[np.float16]:
         with torch.inference_mode():
             hidden = self.tower(torch.from_numpy(pixels), output_hidden_states=True).hidden_states
-            return mlp_downsample(hidden[self.config["mm_vision_select_layer"]], self.projector).numpy()
+            projected = mlp_downsample(hidden[self.config["mm_vision_select_layer"]], self.projector)
+        rows: NDArray[np.float16] = projected.numpy()
+        return rows
 
 
 def mlp_downsample(patches: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
     """Project [n, side * side, c] to [n, ceil(side / 2) ** 2, h].
 
     Four neighbours become one row: upper left, upper right, lower left, lower right, joined along channels. A
-    missing neighbour at the lower and right border is zero. Rows run down the columns of blocks, first column first.
+    missing neighbour at the lower and right border is zero. Rows run down one column of blocks after another.
     """
     count, length, channels = patches.shape
     side = round(length**0.5)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import queue
 import random
-import shutil
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,80 +13,33 @@ import pytest
 import torch
 import transformers
 import tritonclient.grpc as grpcclient
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 from tests.server.harness import triton
-
-ROOT = Path(__file__).resolve().parents[2]
-RELEASE = "0.16.0"
-VOCAB, HIDDEN, MAX_SEQ = 96, 64, 512
-UNARY, DECOUPLED = "unary", "decoupled"
-INT32_1 = ("input_lengths", "request_output_len", "end_id", "pad_id", "beam_width", "runtime_top_k", "min_length")
-
-
-def _declarations(kind: str) -> str:
-    """Every tensor of the backend's contract in RELEASE, as config.pbtxt text."""
-    contract = json.loads((ROOT / "generator" / "data" / "contract.json").read_text())
-    order = contract["releases"].index
-    texts = []
-    for name, intervals in contract[kind].items():
-        for entry in intervals:
-            if order(entry["since"]) <= order(RELEASE) <= order(entry.get("until", contract["releases"][-1])):
-                data_type = "FP16" if "$" in entry["type"] else entry["type"]
-                text = f'name: "{name}" data_type: TYPE_{data_type} dims: {entry["dims"]}'
-                text += f" reshape {{ shape: {entry['reshape']} }}" if "reshape" in entry else ""
-                text += " optional: true" if entry.get("optional") else ""
-                text += " allow_ragged_batch: true" if entry.get("ragged") else ""
-                texts.append(text)
-    return f"{kind[:-1]} [ " + ",\n".join(f"{{ {text} }}" for text in texts) + " ]\n"
-
-
-def _write_model(repository: Path, name: str, checkpoint: Path, *, decoupled: bool) -> None:
-    version = repository / name / "1"
-    shutil.copytree(ROOT / "templates" / "torch" / "tensorrt_llm" / "1", version)
-    for module in ("tensors.py", "torch_device.py"):
-        shutil.copy(ROOT / "templates" / "shared" / module, version)
-    settings = {
-        "model": "tiny",
-        "checkpoint": str(checkpoint),
-        "subfolder": "",
-        "auto_class": "AutoModelForCausalLM",
-        "dtype": "float16",
-        "vocab_size": VOCAB,
-        "hidden_size": HIDDEN,
-        "max_seq_len": MAX_SEQ,
-        "decoupled": decoupled,
-        "device": "cpu",
-        "threads": 1,
-    }
-    (version / "settings.json").write_text(json.dumps(settings))
-    (repository / name / "config.pbtxt").write_text(
-        f'backend: "python" max_batch_size: 8 instance_group [ {{ kind: KIND_CPU }} ]\n'
-        f"model_transaction_policy {{ decoupled: {str(decoupled).lower()} }} dynamic_batching {{ }}\n"
-        + _declarations("inputs")
-        + _declarations("outputs")
-    )
+from tests.server.torch_llm import (
+    DECOUPLED,
+    HIDDEN,
+    MAX_SEQ,
+    PROMPTS,
+    UNARY,
+    VOCAB,
+    Running,
+    answer,
+    ask,
+    concatenated,
+    hf_greedy,
+    inputs,
+    stream,
+    words,
+    write_checkpoint,
+    write_model,
+)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama, weights scaled up so that answers differ from prompt to prompt."""
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=HIDDEN,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=MAX_SEQ,
-    )
-    model = transformers.LlamaForCausalLM(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator) + (weight.ndim == 1))
     folder = tmp_path_factory.mktemp("tiny_llama")
-    model.half().save_pretrained(folder)
+    write_checkpoint(folder)
     return folder
 
 
@@ -103,100 +52,18 @@ def hf(checkpoint: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpcclient.InferenceServerClient]:
+def client(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[grpcclient.InferenceServerClient]:
     repository = tmp_path_factory.mktemp("repository")
-    _write_model(repository, UNARY, checkpoint, decoupled=False)
-    _write_model(repository, DECOUPLED, checkpoint, decoupled=True)
+    write_model(repository, UNARY, checkpoint, decoupled=False)
+    write_model(repository, DECOUPLED, checkpoint, decoupled=True)
     with triton(repository) as server, grpcclient.InferenceServerClient(server.grpc) as connection:
         connection.address = server.grpc
         yield connection
 
 
-PROMPTS = [random.Random(seed).choices(range(3, VOCAB), k=5 + seed) for seed in range(20)]
-DTYPES = {
-    **dict.fromkeys(INT32_1, np.int32),
-    **dict.fromkeys(("input_ids", "stop_words_list", "bad_words_list", "prompt_vocab_size"), np.int32),
-    **dict.fromkeys(("streaming", "stop", "return_log_probs", "return_context_logits"), np.bool_),
-    **dict.fromkeys(("return_generation_logits", "exclude_input_in_output", "early_stopping"), np.bool_),
-    **dict.fromkeys(("random_seed", "lora_task_id", "prompt_table_extra_ids"), np.uint64),
-    **dict.fromkeys(("num_return_sequences", "draft_input_ids"), np.int32),
-    "prompt_embedding_table": np.float16,
-}
-
-
-def inputs(prompt: Any, tokens: int = 12, **more: Any) -> list[grpcclient.InferInput]:
-    """Request tensors: a prompt (or several of one length) with scalars given once for all rows."""
-    ids = np.atleast_2d(np.asarray(prompt, dtype=np.int32))
-    values = {"input_ids": ids, "input_lengths": ids.shape[1], "request_output_len": tokens, **more}
-    built = []
-    for name, value in values.items():
-        array = np.asarray(value, dtype=DTYPES.get(name, np.float32))
-        if array.ndim == 0:
-            array = np.full((len(ids), 1), array)
-        tensor = grpcclient.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
-        tensor.set_data_from_numpy(array)
-        built.append(tensor)
-    return built
-
-
-def ask(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> grpcclient.InferResult:
-    return client.infer(UNARY, inputs(prompt, tokens, **more))
-
-
-def answer(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> list[int]:
-    result = ask(client, prompt, tokens, **more)
-    return result.as_numpy("output_ids")[0, 0, : result.as_numpy("sequence_length")[0, 0]].tolist()
-
-
-def stream(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> list[grpcclient.InferResult]:
-    """All responses of the decoupled model, up to the final one, which must be the only final one."""
-    responses: queue.Queue[Any] = queue.Queue()
-    with grpcclient.InferenceServerClient(client.address) as own:  # one stream for each connection
-        own.start_stream(lambda result, error: responses.put(error or result))
-        own.async_stream_infer(
-            DECOUPLED, inputs(prompt, tokens, **more), enable_empty_final_response=True, request_id="stream"
-        )
-        received = []
-        while not received or not _is_final(received[-1]):
-            received.append(responses.get(timeout=20))
-            if isinstance(received[-1], InferenceServerException):
-                raise received[-1]
-        time.sleep(0.05)
-        assert responses.empty()
-    return received
-
-
-def _is_final(result: grpcclient.InferResult) -> bool:
-    return result.get_response().parameters["triton_final_response"].bool_param
-
-
-def concatenated(responses: list[grpcclient.InferResult]) -> list[int]:
-    """The streamed tokens; each response holds only its own, as many as its sequence_length says."""
-    tokens: list[int] = []
-    for response in responses:
-        ids = response.as_numpy("output_ids")
-        if ids is not None:
-            assert ids.shape[:2] == (1, 1) and ids.shape[2] == response.as_numpy("sequence_length")[0, 0]
-            tokens += ids[0, 0].tolist()
-    return tokens
-
-
-def hf_greedy(hf: Any, prompt: list[int], tokens: int = 12, **more: Any) -> list[int]:
-    ids = torch.tensor([prompt])
-    with torch.inference_mode():
-        found = hf.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, pad_token_id=0, **more)
-    new: list[int] = found[0, len(prompt) :].tolist()
-    return new
-
-
-def words(*lists: list[int]) -> np.ndarray:
-    """Word lists [1, 2, L] in the backend's layout."""
-    flat = [token for own in lists for token in own]
-    ends = np.cumsum([len(own) for own in lists]).tolist()
-    return np.array([[flat, ends + [-1] * (len(flat) - len(ends))]], dtype=np.int32)
-
-
-# --- greedy ---------------------------------------------------------------------------------------------------------
+# --- greedy ---
 
 
 def test_greedy_equals_hf(client: Any, hf: Any) -> None:
@@ -214,7 +81,10 @@ def test_table_rows_are_addressed_by_index(client: Any, hf: Any) -> None:
     embeds[0, [1, 2, 3, 4, 6]] = rows[[*order, 1]]
     with torch.inference_mode():
         expected = hf.generate(
-            inputs_embeds=embeds, attention_mask=torch.ones(1, 7, dtype=torch.long), max_new_tokens=12, pad_token_id=0
+            inputs_embeds=embeds,
+            attention_mask=torch.ones(1, 7, dtype=torch.long),
+            max_new_tokens=12,
+            pad_token_id=0,
         )
     assert answer(client, prompt, prompt_embedding_table=rows[None].numpy()) == expected[0].tolist()
     shifted = [7, *(VOCAB + row for row in [0, 4, 0, 3]), 9, VOCAB + 1]
@@ -237,7 +107,7 @@ def test_answers_fit_into_the_longest_sequence(client: Any) -> None:
         answer(client, [5] * MAX_SEQ)
 
 
-# --- ends and words -------------------------------------------------------------------------------------------------
+# --- ends and words ---
 
 
 def test_end_id_ends_the_answer_and_is_no_part_of_it(client: Any, hf: Any) -> None:
@@ -284,14 +154,17 @@ def test_bad_words_equal_hf(client: Any, hf: Any) -> None:
 def test_malformed_word_lists_are_refused(client: Any, lists: list[list[int]], message: str) -> None:
     for name in ("stop_words_list", "bad_words_list"):
         with pytest.raises(InferenceServerException, match=f"{name}.*{message}"):
-            ask(client, PROMPTS[0], **{name: [lists]})
+            ask(client, PROMPTS[0], 12, **{name: [lists]})
 
 
-# --- sampling -------------------------------------------------------------------------------------------------------
+# --- sampling ---
 
 
 def test_sampling_is_reproduced_by_its_seed(client: Any) -> None:
-    sampled = [answer(client, PROMPTS[4], random_seed=seed, runtime_top_k=50, temperature=3.0) for seed in (1, 1, 2, 3)]
+    sampled = [
+        answer(client, PROMPTS[4], random_seed=seed, runtime_top_k=50, temperature=3.0)
+        for seed in (1, 1, 2, 3)
+    ]
     assert sampled[0] == sampled[1]
     assert len({tuple(own) for own in sampled}) == 3
 
@@ -304,7 +177,8 @@ def test_top_k_and_top_p_bound_the_choice(client: Any) -> None:
     logits = ask(client, PROMPTS[4], 1, return_generation_logits=True).as_numpy("generation_logits")[0, 0, 0]
     best = set(np.argsort(-logits)[:3].tolist())
     drawn = {
-        answer(client, PROMPTS[4], 1, runtime_top_k=3, temperature=100.0, random_seed=s)[0] for s in range(1, 25)
+        answer(client, PROMPTS[4], 1, runtime_top_k=3, temperature=100.0, random_seed=s)[0]
+        for s in range(1, 25)
     }
     assert drawn == best
 
@@ -336,7 +210,7 @@ def test_embedding_bias(client: Any) -> None:
     assert answer(client, PROMPTS[0], embedding_bias=np.zeros((1, 0))) == answer(client, PROMPTS[0])
 
 
-# --- probabilities --------------------------------------------------------------------------------------------------
+# --- probabilities ---
 
 
 def test_log_probs_and_logits_are_the_models(client: Any, hf: Any) -> None:
@@ -361,7 +235,7 @@ def test_optional_outputs_are_left_out_unless_asked_for(client: Any) -> None:
     assert names == {"output_ids", "sequence_length"}
 
 
-# --- beams ----------------------------------------------------------------------------------------------------------
+# --- beams ---
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
@@ -383,7 +257,9 @@ def test_beams_equal_hf(client: Any, hf: Any, length_penalty: float) -> None:
                 return_dict_in_generate=True,
                 output_scores=True,
             )
-        result = ask(client, prompt, beam_width=3, end_id=end, len_penalty=length_penalty, return_log_probs=True)
+        result = ask(
+            client, prompt, beam_width=3, end_id=end, len_penalty=length_penalty, return_log_probs=True
+        )
         beams, lengths = result.as_numpy("output_ids")[0], result.as_numpy("sequence_length")[0]
         for beam in range(3):
             expected = found.sequences[beam, len(prompt) :].tolist()
@@ -394,7 +270,7 @@ def test_beams_equal_hf(client: Any, hf: Any, length_penalty: float) -> None:
             np.testing.assert_allclose(result.as_numpy("cum_log_probs")[0], found.sequences_scores, rtol=1e-4)
 
 
-# --- decoupled ------------------------------------------------------------------------------------------------------
+# --- decoupled ---
 
 
 def test_streamed_tokens_equal_the_whole_answer(client: Any) -> None:
@@ -426,30 +302,14 @@ def test_rows_of_a_batch_equal_single_requests(client: Any) -> None:
 
 
 def test_single_requests_carry_no_batch_index(client: Any) -> None:
-    assert all(response.as_numpy("batch_index") is None for response in stream(client, PROMPTS[0], streaming=True))
+    assert all(
+        response.as_numpy("batch_index") is None for response in stream(client, PROMPTS[0], streaming=True)
+    )
 
 
 def test_errors_end_the_stream(client: Any) -> None:
-    with pytest.raises(InferenceServerException, match="embedding_bias has 3 entries.* 96 tokens"):
+    with pytest.raises(InferenceServerException, match=r"embedding_bias has 3 entries.* 96 tokens"):
         stream(client, PROMPTS[0], embedding_bias=np.zeros((1, 3)))
-
-
-class Running:
-    """One long streamed request on a connection of its own; collects what arrives."""
-
-    def __init__(self, client: Any, request_id: str, **more: Any) -> None:
-        self.received: queue.Queue[Any] = queue.Queue()
-        self.ended = threading.Event()
-        self.connection = grpcclient.InferenceServerClient(client.address)
-        self.connection.start_stream(self._take)
-        self.connection.async_stream_infer(
-            DECOUPLED, inputs(PROMPTS[0], 480, **more), request_id=request_id, enable_empty_final_response=True
-        )
-
-    def _take(self, result: Any, error: Any) -> None:
-        self.received.put(error or result)
-        if error is None and _is_final(result):
-            self.ended.set()
 
 
 def test_stop_ends_the_running_requests_of_its_id(client: Any) -> None:
@@ -481,7 +341,7 @@ def test_cancelled_requests_stop_between_tokens(client: Any) -> None:
     assert time.monotonic() - started < whole
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------
+# --- refusals ---
 
 
 @pytest.mark.parametrize(
@@ -498,11 +358,18 @@ def test_cancelled_requests_stop_between_tokens(client: Any) -> None:
         ({"input_lengths": 99}, "input_lengths is 99; input_ids holds 5"),
         ({"input_ids": [[5, VOCAB, 6]], "input_lengths": 3}, "row 0 of the prompt table, which has 0 rows"),
         (
-            {"input_ids": [[5, VOCAB + 2]], "input_lengths": 2, "prompt_embedding_table": np.zeros((1, 2, HIDDEN))},
+            {
+                "input_ids": [[5, VOCAB + 2]],
+                "input_lengths": 2,
+                "prompt_embedding_table": np.zeros((1, 2, HIDDEN)),
+            },
             "row 2 of the prompt table, which has 2 rows",
         ),
         ({"input_ids": [[5, -1]], "input_lengths": 2}, "holds -1: ids run from 0 to 95"),
-        ({"prompt_embedding_table": np.zeros((1, 2, 7))}, r"shape \[1, 2, 7\]; this model takes \[1, rows, 64\]"),
+        (
+            {"prompt_embedding_table": np.zeros((1, 2, 7))},
+            r"shape \[1, 2, 7\]; this model takes \[1, rows, 64\]",
+        ),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"beam_width": 0}, "beam_width is 0"),
     ],
@@ -513,12 +380,16 @@ def test_refusals_name_the_tensor(client: Any, more: dict[str, Any], message: st
 
 
 def test_what_the_backend_ignores_is_accepted(client: Any) -> None:
-    accepted = {"num_return_sequences": 1, "prompt_vocab_size": 7, "prompt_table_extra_ids": [[0] * 5]}
+    accepted: dict[str, Any] = {
+        "num_return_sequences": 1,
+        "prompt_vocab_size": 7,
+        "prompt_table_extra_ids": [[0] * 5],
+    }
     assert answer(client, PROMPTS[0], **accepted) == answer(client, PROMPTS[0])
 
 
 def test_batches_need_the_decoupled_policy(client: Any) -> None:
-    with pytest.raises(InferenceServerException, match="Batch size > 1 requires .* decoupled transaction policy"):
+    with pytest.raises(InferenceServerException, match=r"Batch size > 1 requires .* decoupled"):
         ask(client, [PROMPTS[0], PROMPTS[0]])
 
 

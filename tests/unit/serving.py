@@ -1,17 +1,22 @@
-"""Runs a Python step outside the server: its files as gen-repo lays them out, and requests in its wire shapes."""
+"""Runs a Python step outside the server: files as gen-repo lays them out, requests in their wire shapes."""
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import shutil
 import sys
+import tempfile
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
 
 ROOT = Path(__file__).parents[2]
@@ -23,11 +28,13 @@ import triton_python_backend_utils as pb_utils  # noqa: E402  (the path above le
 
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 CLIP_STEPS = [["resize_shortest", 336], ["center_crop", 336, 336]]
+SMALL_PIXELS = {"steps": [["resize_shortest", 8], ["center_crop", 8, 8]], "shape": [3, 8, 8]}
 VOCAB_SIZE = 640  # of the imagined LLM: the tokenizer's, padded as LLMs do
 ROWS = 6
 CORPUS = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful answers "
-    "to the user's questions. USER: What is shown in the picture? Which city is this? ASSISTANT: the street, a dog. "
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful "
+    "answers to the user's questions. USER: What is shown in the picture? Which city is this? "
+    "ASSISTANT: the street, a dog. "
 ).splitlines() * 4
 
 
@@ -43,7 +50,8 @@ class RequestFailed(Exception):
 def tokenizer_json() -> str:
     """A tokenizer built like Llama 2's: `▁` for spaces, byte fallback, `<s>` put first, `<image>` a token."""
     spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    unknown: dict[str, Any] = {"unk_token": "<unk>"}
+    trained = Tokenizer(models.BPE(**unknown))
     trained.normalizer = spaces
     trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>"]))
     bpe = json.loads(trained.to_str())["model"]
@@ -51,7 +59,7 @@ def tokenizer_json() -> str:
     names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
     vocab = {name: number for number, name in enumerate(names)}
     merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in bpe["merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer = Tokenizer(models.BPE(vocab, merges, **unknown, fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = spaces
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -71,7 +79,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_str(tokenizer_json())
 
 
-def settings(*, image_token: bool = True, **changes: Any) -> dict[str, Any]:
+def settings(*, image_token: bool = True, **changes: Any) -> Any:
     """Settings of a small model; `changes` replace top-level entries or update those that are objects."""
     base: dict[str, Any] = {
         "model": "tiny-llava",
@@ -147,7 +155,8 @@ def words(*rows: list[str] | list[bytes]) -> NDArray[Any]:
 
 
 def make_request(**inputs: NDArray[Any]) -> pb_utils.InferenceRequest:
-    return pb_utils.InferenceRequest(inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()])
+    tensors = [pb_utils.Tensor(name, array) for name, array in inputs.items()]
+    return pb_utils.InferenceRequest("step", [], tensors)
 
 
 def outputs(response: pb_utils.InferenceResponse) -> dict[str, NDArray[Any]]:
@@ -162,3 +171,27 @@ def run(model: Any, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """The outputs of one request."""
     [response] = model.execute([make_request(**inputs)])
     return outputs(response)
+
+
+def picture(seed: int = 0, width: int = 12, height: int = 10) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def file(seed: int = 0, kind: str = "PNG", **size: int) -> bytes:
+    """The bytes of an image file of a random picture."""
+    stream = BytesIO()
+    picture(seed, **size).save(stream, kind)
+    return stream.getvalue()
+
+
+def data_uri(content: bytes, media_type: str = "image/png") -> bytes:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}".encode()
+
+
+def refusal(step: Any, **inputs: Any) -> str:
+    """The message of the error that a request gets, which the client can repair and that shows no inside."""
+    with pytest.raises(RequestFailed) as failure:
+        run(step, **{"text_input": texts("hello"), **inputs})
+    assert failure.value.code == pb_utils.TritonError.INVALID_ARG, failure.value
+    assert tempfile.gettempdir() not in str(failure.value) and "Traceback" not in str(failure.value)
+    return str(failure.value)

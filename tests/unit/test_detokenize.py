@@ -161,7 +161,7 @@ def test_texts(family: str, size: int) -> None:
 
 @pytest.mark.parametrize("family", BUILT)
 def test_random_ids(family: str) -> None:
-    """Any order of ids: bytes of broken characters, special tokens, ids outside the vocabulary, empty chunks."""
+    """Any order of ids: bytes of broken characters, special tokens, ids without a token, empty chunks."""
     tokenizer = BUILT[family]
     size = tokenizer.get_vocab_size()
 

@@ -25,7 +25,7 @@ class TritonPythonModel:
         if not tokenizer_file.is_file():
             raise pb_utils.TritonModelException(
                 f"{tokenizer_file.name} is missing beside the postprocessing code: run "
-                f"`gen-repo --model {settings['model']} --hf-model-dir DIR` again, DIR being the checkpoint"
+                f"`gen-repo --model {settings['model']} --hf-model-dir DIR` again (DIR: the checkpoint)"
             )
         self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
         self.skip_special_tokens: bool = settings["skip_special_tokens"]
@@ -35,7 +35,7 @@ class TritonPythonModel:
         return answer_each(requests, self.answer)
 
     def answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
-        """text_output, BYTES [B,beams]; from output_ids, int32 [B,beams,len], cut at sequence_length [B,beams]."""
+        """text_output, BYTES [B,beams]: the texts of output_ids [B,beams,len], cut at sequence_length."""
         output_ids, lengths = optional(request, "output_ids"), optional(request, "sequence_length")
         if output_ids is None or lengths is None:
             raise ValueError("the language model must give both output_ids and sequence_length")

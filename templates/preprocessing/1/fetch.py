@@ -48,7 +48,7 @@ class Fetcher:
         may_dial: Callable[[str], bool] | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`may_dial` judges a resolved IP address (default: is_public); `tls` defaults to the system's trust."""
+        """`may_dial` judges a resolved address; `tls` is the system's trust by default."""
         self._origins = {_origin(urlsplit(host if "://" in host else f"https://{host}")) for host in hosts}
         self._max_bytes = max_bytes
         self._seconds = seconds
@@ -100,14 +100,16 @@ class Fetcher:
                 dialled.do_handshake()
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("GET", quote(target, safe=URL_SIGNS), headers={"Accept-Encoding": "identity"})
-            return self._body(connection.getresponse(), origin.host)
+            body = self._body(connection.getresponse(), origin.host)
         except (OSError, http.client.HTTPException, RequestError):
-            if expired.is_set():  # then the error is only how the cut looks from here
-                raise TimeoutError from None
-            raise
+            if not expired.is_set():  # else the error is only how the cut looks from here
+                raise
         finally:
             timer.cancel()
             connection.close()
+        if expired.is_set():
+            raise TimeoutError
+        return body
 
     def _dial(self, origin: Origin) -> socket.socket:
         resolved = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)

@@ -1,7 +1,7 @@
 """The image inputs of a request, and how their entries become decoded RGB images.
 
-Decoding equals Hugging Face's load_image: orientation applied, first frame, then RGB. What a hostile file could
-do is bounded before it is decoded.
+Decoding equals Hugging Face's load_image: orientation applied, first frame, then RGB. What a hostile file
+could do is bounded before it is decoded.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ class ImageReader:
             raise RequestError("not a readable JPEG, PNG or WebP file: check or convert it") from None
         if image.width * image.height > self._max_pixels:  # the header alone: nothing is decoded so far
             raise RequestError(
-                f"{image.width}x{image.height} pixels, allowed are {self._max_pixels} in all: send a smaller one"
+                f"{image.width}x{image.height} pixels, allowed are {self._max_pixels} in all: "
+                "send a smaller one"
             )
         try:
             image = fast_jpeg.decoded(image, file)

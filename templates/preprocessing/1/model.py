@@ -31,7 +31,7 @@ class TritonPythonModel:
         if not tokenizer_file.is_file():
             raise pb_utils.TritonModelException(
                 f"{tokenizer_file.name} is missing beside the preprocessing code: run "
-                f"`gen-repo --model {self.settings['model']} --hf-model-dir DIR` again, DIR being the checkpoint"
+                f"`gen-repo --model {self.settings['model']} --hf-model-dir DIR` again (DIR: the checkpoint)"
             )
         self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
         self.tokenizer.no_truncation()

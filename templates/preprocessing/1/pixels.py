@@ -1,7 +1,7 @@
 """From decoded images to the vision engine's pixels, bit for bit as Hugging Face's PIL image processors.
 
-A pixel has 256 levels and a channel one mean and deviation, so rescaling, normalising and rounding are a table
-of 3 x 256 numbers, computed once with the processors' own sequence of roundings.
+A pixel has 256 levels and a channel one mean and deviation, so rescaling, normalising and rounding are a
+table of 3 x 256 numbers, computed once with the processors' own sequence of roundings.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PixelTransform:
         self._table = _lookup_table(settings).astype(self.dtype)
 
     def __call__(self, image: Image.Image, out: NDArray[Any]) -> None:
-        """Write the pixels of `image` (mode RGB) to `out`, an array of this transform's shape [3,H,W] and dtype.
+        """Write the pixels of `image` (mode RGB) to `out`, of this transform's shape [3,H,W] and dtype.
 
         Raises RequestError when the image is too elongated to be resized.
         """
@@ -62,8 +62,8 @@ class PixelTransform:
         new_long = int(edge * long / short)
         if edge * new_long > self._max_pixels:
             raise RequestError(
-                f"{image.width}x{image.height} pixels is too elongated: scaled to a short side of {edge} it would "
-                f"have more than {self._max_pixels} pixels; crop it"
+                f"{image.width}x{image.height} pixels is too elongated: with its short side scaled to {edge} "
+                f"it would have more than {self._max_pixels} pixels; crop it"
             )
         width, height = (edge, new_long) if image.width <= image.height else (new_long, edge)
         return self._resize(image, height, width)
@@ -75,8 +75,8 @@ class PixelTransform:
 def on_white(image: Image.Image) -> Image.Image:
     """`image` (mode RGB) with the pixels of its transparent colour, if its file named one, painted white.
 
-    The alpha channel is gone by now, but a PNG's colour key outlives the conversion to RGB, and Hugging Face's
-    processors honour it.
+    The alpha channel is gone by now, but a PNG's colour key outlives the conversion to RGB, and Hugging
+    Face's processors honour it.
     """
     if image.info.get("transparency") is None:
         return image
@@ -101,7 +101,7 @@ def _pad_square(image: Image.Image, *colour: int) -> Image.Image:
 def _lookup_table(settings: Pixels) -> NDArray[np.float32]:
     """[3,256] float32: the normalised value of each 8-bit level of each channel.
 
-    The order of roundings is part of the contract: scaled in float64, rounded to float32, normalised in float32.
+    The order of roundings is part of the contract: scaled in float64, rounded to float32, then normalised.
     """
     levels = (np.arange(256, dtype=np.float64) * settings["rescale_factor"]).astype(np.float32)
     mean, std = (np.array(settings[name], dtype=np.float32)[:, None] for name in ("mean", "std"))

@@ -1,6 +1,6 @@
 """From a text and a number of images to token ids.
 
-A visual row is addressed by a fake id, `vocab_size + row`: image k of a prompt owns the rows k*N to (k+1)*N-1.
+A visual row is addressed by a fake id, `vocab_size + row`: image k of a prompt owns rows k*N to (k+1)*N-1.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class PromptBuilder:
             raise RequestError(f"{images} images, allowed are {self._limits['max_images']}: send fewer")
         if images * self._rows > self._limits["max_table_rows"]:
             raise RequestError(
-                f"{images} images of {self._rows} rows exceed the {self._limits['max_table_rows']} rows of the prompt "
-                f"table: send at most {self._limits['max_table_rows'] // self._rows} images"
+                f"{images} images of {self._rows} rows exceed the prompt table of "
+                f"{self._limits['max_table_rows']}: send at most {self._limits['max_table_rows'] // self._rows} images"
             )
 
     def _text(self, text: str, images: int, apply_chat_template: bool) -> str:
@@ -149,8 +149,9 @@ class PromptBuilder:
     def _check_length(self, length: int, images: int) -> None:
         if length > self._limits["max_input_len"]:
             raise RequestError(
-                f"the prompt has {length} tokens ({images * self._rows} of them for {images} image(s)), more than "
-                f"max_input_len {self._limits['max_input_len']}: shorten the text or send fewer images"
+                f"the prompt has {length} tokens ({images * self._rows} of them for {images} image(s)), "
+                f"more than max_input_len {self._limits['max_input_len']}: "
+                "shorten the text or send fewer images"
             )
         if length == 0:
             raise RequestError("the prompt is empty: send text")

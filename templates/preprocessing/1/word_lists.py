@@ -34,7 +34,7 @@ def spellings(tokenizer: Tokenizer, word: str) -> list[list[int]]:
 def word_list(tokenizer: Tokenizer, words: Sequence[str]) -> NDArray[np.int32]:
     """`words` in the backend's layout, int32 [2,L]; [2,0] when there are none. An empty string is no word.
 
-    Row 0 holds the ids of all spellings one after another, padded with 0; row 1 the end of each, padded with -1.
+    Row 0 holds the ids of all spellings, padded with 0; row 1 the end of each spelling, padded with -1.
     """
     sequences = dict.fromkeys(tuple(ids) for word in words if word for ids in spellings(tokenizer, word))
     ids = [token for sequence in sequences for token in sequence]

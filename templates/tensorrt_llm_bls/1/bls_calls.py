@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-Tensors = dict[str, pb_utils.Tensor]
+# The server fills pb_utils in only after this module is imported: hence the quotes.
+Tensors: TypeAlias = "dict[str, pb_utils.Tensor]"
 
 BF16 = 14  # TRITONSERVER_TYPE_BF16, which numpy has no type for
 

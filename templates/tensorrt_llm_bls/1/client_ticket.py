@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import triton_python_backend_utils as pb_utils
 from bls_calls import StepError
@@ -13,7 +14,7 @@ from tensors import failed
 
 STOP_AGAIN_SECONDS = 0.1  # a stop that overtakes its request finds nothing to stop
 
-Stop = Callable[[str, Sequence[pb_utils.Tensor]], None]
+Stop: TypeAlias = "Callable[[str, Sequence[pb_utils.Tensor]], None]"
 
 
 class Ticket:

@@ -19,10 +19,15 @@ class Answers:
     """Makes responses; the logits get the type that config.pbtxt declares for them (FP32 or FP16)."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.types = {output["name"]: pb_utils.triton_string_to_numpy(output["data_type"]) for output in config["output"]}
+        declared = {output["name"]: output["data_type"] for output in config["output"]}
+        self.types = {name: pb_utils.triton_string_to_numpy(kind) for name, kind in declared.items()}
 
     def tensors(
-        self, row: LlmRequest, beams: Sequence[Sequence[Token]], context: torch.Tensor | None, prefix: Sequence[int]
+        self,
+        row: LlmRequest,
+        beams: Sequence[Sequence[Token]],
+        context: torch.Tensor | None,
+        prefix: Sequence[int],
     ) -> list[pb_utils.Tensor]:
         """The tensors of one response: what `row` asked for, of the tokens in `beams`.
 

@@ -1,8 +1,8 @@
 """The decoding loop: a prompt with rows of the prompt table in, tokens out, one at a time.
 
-The order of operations is that of Hugging Face's generate() on one request: the whole prompt in one forward call that
-computes only the last position's logits, then one token per call with the key/value cache, logits in float32. So
-greedy tokens equal generate()'s bit by bit. Beam search is generate() itself.
+The order of operations is that of Hugging Face's generate() on one request: the whole prompt in one forward
+call that computes the last position's logits only, then one token per call with the key/value cache, logits
+in float32. So greedy tokens equal generate()'s bit by bit. Beam search is generate() itself.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import transformers
 from llm_request import LlmRequest
+from llm_words import ends_with_any
 from sampling import LogitsRules, choose
-from word_lists import ends_with_any
 
 Cancelled = Callable[[], bool]
 
@@ -42,30 +42,32 @@ class Decoder:
         self.device = device
         self.embedding = model.get_input_embeddings()
         accepted = inspect.signature(model.forward).parameters
-        self.keep = next((name for name in ("logits_to_keep", "num_logits_to_keep") if name in accepted), None)
+        names = [name for name in ("logits_to_keep", "num_logits_to_keep") if name in accepted]
+        self.last_only: dict[str, Any] = dict.fromkeys(names, 1)
 
-    @torch.inference_mode()
     def embed(self, row: LlmRequest) -> torch.Tensor:
-        """The prompt of a row as embeddings [1, L, hidden]: ids above the vocabulary are rows of its table."""
-        ids = torch.tensor(row.prompt, device=self.device)
-        fake = ids >= self.vocab_size
-        embeds = self.embedding(torch.where(fake, 0, ids))
-        if row.table is not None and fake.any():
-            embeds[fake] = row.table.to(self.device)[ids[fake] - self.vocab_size]
-        return embeds[None]
+        """The prompt of a row as embeddings [1, L, hidden]: ids above the vocabulary are table rows."""
+        with torch.inference_mode():
+            ids = torch.tensor(row.prompt, device=self.device)
+            fake = ids >= self.vocab_size
+            embeds: torch.Tensor = self.embedding(torch.where(fake, 0, ids))
+            if row.table is not None and fake.any():
+                embeds[fake] = row.table.to(self.device)[ids[fake] - self.vocab_size]
+            return embeds[None]
 
-    @torch.inference_mode()
     def context_logits(self, row: LlmRequest) -> torch.Tensor:
         """The raw logits [L, V] float32 of all prompt positions, by a forward call of their own."""
-        return self.model(inputs_embeds=self.embed(row), use_cache=False).logits[0].float()
+        with torch.inference_mode():
+            output = self.model(inputs_embeds=self.embed(row), use_cache=False)
+            return output.logits[0].float()
 
     def tokens(self, row: LlmRequest, cancelled: Cancelled) -> Iterator[Token]:
-        """The tokens of a row, greedy or sampled. Ends early, without a last token, when `cancelled()` turns true."""
+        """The tokens of a row, greedy or sampled. Ends without a last token when `cancelled()` turns true."""
         rules = self._rules(row)
         generator = torch.Generator().manual_seed(row.sampling.seed)
         generated: list[int] = []
         total = 0.0
-        step = {"inputs_embeds": self.embed(row), **({self.keep: 1} if self.keep else {})}
+        step = {"inputs_embeds": self.embed(row), **self.last_only}
         cache = None
         while not cancelled():
             raw, cache = self._forward(step, cache)
@@ -73,9 +75,10 @@ class Decoder:
             token = choose(logits, row.sampling, generator)
             log_prob = float(torch.log_softmax(logits, dim=-1)[token]) if row.log_probs else 0.0
             total += log_prob
-            is_end = token == row.end_id
             generated.append(token)
-            last = is_end or len(generated) == row.max_tokens or ends_with_any([*row.prompt, *generated], row.stop_words)
+            is_end = token == row.end_id
+            stops = ends_with_any([*row.prompt, *generated], row.stop_words)
+            last = is_end or stops or len(generated) == row.max_tokens
             yield Token(token, log_prob, total, last, is_end, raw.cpu() if row.generation_logits else None)
             if last:
                 return
@@ -114,7 +117,8 @@ class Decoder:
                 logits_processor=transformers.LogitsProcessorList([process]),
                 stopping_criteria=transformers.StoppingCriteriaList([stop]),
             )
-            log_probs = self.model.compute_transition_scores(found.sequences, found.scores, found.beam_indices)
+            chosen = (found.sequences, found.scores, found.beam_indices)
+            log_probs = self.model.compute_transition_scores(*chosen)
         return [self._beam(row, found, log_probs, beam) for beam in range(row.beam_width)]
 
     def _beam(self, row: LlmRequest, found: Any, log_probs: torch.Tensor, beam: int) -> list[Token]:
@@ -134,11 +138,11 @@ class Decoder:
         bias = None if row.bias is None else row.bias.to(self.device)
         return LogitsRules(row.sampling, self.vocab_size, row.prompt, row.end_id, row.bad_words, bias)
 
-    @torch.inference_mode()
     def _forward(self, step: dict[str, Any], cache: Any) -> tuple[torch.Tensor, Any]:
         """Raw logits [V] float32 of the last position, and the cache grown by this step."""
-        output = self.model(**step, past_key_values=cache, use_cache=True)
-        return output.logits[0, -1].float(), output.past_key_values
+        with torch.inference_mode():
+            output = self.model(**step, past_key_values=cache, use_cache=True)
+            return output.logits[0, -1].float(), output.past_key_values
 
 
 def kept(tokens: Sequence[Token]) -> list[Token]:

@@ -14,7 +14,7 @@ VISION_PARTS = ("vision_tower", "vision_model", "visual", "multi_modal_projector
 def load(settings: dict[str, Any], device: torch.device) -> Any:
     """The transformers model named by the settings, on `device`, in the settings' dtype, ready for inference.
 
-    Raises ValueError, with the remedy, when the checkpoint is not the one that the repository was generated for.
+    Raises ValueError, with the remedy, when the repository was generated for another checkpoint.
     """
     folder = Path(settings["checkpoint"], settings["subfolder"])
     auto_class = getattr(transformers, settings["auto_class"])
@@ -28,7 +28,7 @@ def load(settings: dict[str, Any], device: torch.device) -> Any:
         if found != settings[name]:
             raise ValueError(
                 f"{folder} has {name} {found}, this repository was generated for {settings[name]}: "
-                "the ids of the prompt table would be wrong; generate the repository again from this checkpoint"
+                "ids of the prompt table would be wrong; generate the repository again from this checkpoint"
             )
     # The checkpoint's own sampling defaults must not mix with the values of a request.
     model.generation_config = transformers.GenerationConfig()

@@ -1,6 +1,7 @@
 """One row of a request to the LLM, read from the tensors of the backend's contract.
 
-What this runtime cannot do is refused by the tensor's name; only what the C++ backend itself never reads is ignored.
+What this runtime cannot do is refused by the tensor's name; only what the C++ backend itself never reads is
+ignored.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import llm_words
 import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
-import word_lists
 from numpy.typing import NDArray
 from sampling import Sampling
 from tensors import RequestError, column
@@ -98,7 +99,10 @@ def is_stop(request: pb_utils.InferenceRequest) -> bool:
 
 
 def parse(request: pb_utils.InferenceRequest, limits: Limits) -> list[LlmRequest]:
-    """The rows of a request. Raises RequestError when it is malformed or asks for what this runtime cannot do."""
+    """The rows of a request.
+
+    Raises RequestError when it is malformed or asks for what this runtime cannot do.
+    """
     for name in ("output_ids", "sequence_length"):
         if name not in request.requested_output_names():
             raise RequestError(f"{name} tensor must be present in list of output tensors")
@@ -107,7 +111,9 @@ def parse(request: pb_utils.InferenceRequest, limits: Limits) -> list[LlmRequest
         raise RequestError("input_ids is not present in the request")
     ids = tensors["input_ids"].as_numpy()
     if ids.ndim != 2:
-        raise RequestError(f"Expected inputTokens tensors to have 2 dimensions, input_ids has shape {list(ids.shape)}")
+        raise RequestError(
+            f"Expected inputTokens tensors to have 2 dimensions, not {list(ids.shape)}: input_ids"
+        )
     batch = len(ids)
     _refuse_unsupported(request, set(tensors), batch)
     if batch > 1 and not limits.decoupled:
@@ -136,20 +142,23 @@ def parse(request: pb_utils.InferenceRequest, limits: Limits) -> list[LlmRequest
 
 def _refuse_unsupported(request: pb_utils.InferenceRequest, names: set[str], batch: int) -> None:
     for name in sorted(names - IGNORED - VECTORS - SCALARS.keys() - {"stop"}):
-        if name in NEUTRAL and all(value == NEUTRAL[name] for value in column(request, name, batch, NEUTRAL[name])):
-            continue
-        raise RequestError(f"{name} is not supported by the torch runtime: leave it out, or use --runtime trtllm")
+        neutral = NEUTRAL.get(name)
+        if neutral is None or any(value != neutral for value in column(request, name, batch, neutral)):
+            raise RequestError(
+                f"{name} is not supported by --runtime torch: leave it out, or use --runtime trtllm"
+            )
 
 
 def _table(tensor: pb_utils.Tensor, batch: int, limits: Limits) -> torch.Tensor:
-    """The table as torch tensor [B, rows, hidden], copied: Triton owns the buffer only until execute() returns."""
+    """The table [B, rows, hidden], copied: Triton owns the buffer only until execute() returns."""
     table = dlpack.from_dlpack(tensor.to_dlpack()).clone()
     if table.ndim != 3 or len(table) != batch or table.shape[2] != limits.hidden_size:
+        shape, hidden = list(table.shape), limits.hidden_size
         raise RequestError(
-            f"prompt_embedding_table has shape {list(table.shape)}; this model takes [{batch}, rows, {limits.hidden_size}]"
+            f"prompt_embedding_table has shape {shape}; this model takes [{batch}, rows, {hidden}]"
         )
     if table.dtype != limits.dtype:
-        raise RequestError(f"prompt_embedding_table is {table.dtype}; this model's weights are {limits.dtype}")
+        raise RequestError(f"prompt_embedding_table is {table.dtype}; the weights are {limits.dtype}")
     return table
 
 
@@ -165,17 +174,22 @@ def _row(
     if end_id >= limits.vocab_size:
         raise RequestError(f"end_id {end_id} is outside the vocabulary of {limits.vocab_size} tokens")
     if bias is not None and bias.size not in (0, limits.vocab_size):
-        raise RequestError(f"embedding_bias has {bias.size} entries; the vocabulary has {limits.vocab_size} tokens")
+        raise RequestError(
+            f"embedding_bias has {bias.size} entries; the vocabulary has {limits.vocab_size} tokens"
+        )
     if values["beam_width"] < 1:
         raise RequestError(f"beam_width is {values['beam_width']}: at least 1 is needed")
     if values["streaming"] and not limits.decoupled:
         raise RequestError("Streaming is only supported if model is deployed using decoupled mode.")
     if values["streaming"] and values["beam_width"] > 1:
-        raise RequestError("streaming with beam_width > 1 is not supported by the torch runtime: leave one of them out")
+        raise RequestError(
+            "streaming with beam_width > 1 is not supported by --runtime torch: drop one of them"
+        )
     exclude = values["exclude_input_in_output"]
     words = {
-        name: [] if vectors[name] is None else word_lists.parse(vectors[name], name, limits.vocab_size)
-        for name in ("stop_words_list", "bad_words_list")
+        name: [] if array is None else llm_words.parse(array, name, limits.vocab_size)
+        for name, array in vectors.items()
+        if name.endswith("_words_list")
     }
     return LlmRequest(
         prompt=prompt,
@@ -185,7 +199,7 @@ def _row(
         pad_id=None if values["pad_id"] < 0 else values["pad_id"],
         stop_words=words["stop_words_list"],
         bad_words=words["bad_words_list"],
-        bias=None if bias is None or bias.size == 0 else torch.from_numpy(bias.reshape(-1).astype(np.float32)),
+        bias=None if bias is None or bias.size == 0 else torch.from_numpy(bias.astype(np.float32)),
         sampling=_sampling(values),
         beam_width=values["beam_width"],
         length_penalty=values["len_penalty"],
@@ -198,20 +212,21 @@ def _row(
     )
 
 
-def _prompt(ids: NDArray[np.int32], length: int | None, table: torch.Tensor | None, limits: Limits) -> list[int]:
+def _prompt(
+    ids: NDArray[np.int32], length: int | None, table: torch.Tensor | None, limits: Limits
+) -> list[int]:
     """The ids of the row without its right padding, each one a token or a row of the table."""
     if length is None:
         raise RequestError("input_lengths is not present in the request")
     if not 1 <= length <= len(ids):
-        raise RequestError(f"input_lengths is {length}; input_ids holds {len(ids)} ids for each row, at least 1 is needed")
+        raise RequestError(f"input_lengths is {length}; input_ids holds {len(ids)} ids for each row")
     prompt: list[int] = ids[:length].tolist()
     rows = 0 if table is None else len(table)
     if min(prompt) < 0:
         raise RequestError(f"input_ids holds {min(prompt)}: ids run from 0 to {limits.vocab_size + rows - 1}")
     if max(prompt) >= limits.vocab_size + rows:
-        raise RequestError(
-            f"input_ids asks for row {max(prompt) - limits.vocab_size} of the prompt table, which has {rows} rows"
-        )
+        row = max(prompt) - limits.vocab_size
+        raise RequestError(f"input_ids asks for row {row} of the prompt table, which has {rows} rows")
     return prompt
 
 
@@ -222,7 +237,9 @@ def _max_tokens(wanted: int | None, prompt: int, limits: Limits) -> int:
     if wanted < 1:
         raise RequestError(f"request_output_len is {wanted}: at least 1 is needed")
     if prompt >= limits.max_seq_len:
-        raise RequestError(f"the prompt has {prompt} tokens; the longest sequence, answer included, is {limits.max_seq_len}")
+        raise RequestError(
+            f"the prompt has {prompt} tokens; the longest sequence, answer included, is {limits.max_seq_len}"
+        )
     return min(wanted, limits.max_seq_len - prompt)
 
 

@@ -1,7 +1,7 @@
 """The LLM step run by torch under the contract of the Triton `tensorrtllm` backend.
 
-A reference and a try-out: each request row runs alone. Decoupled models answer from a pool of threads, so that a
-`stop` request reaches the rows that run; others answer inside execute(), in turn.
+A reference and a try-out: each request row runs alone. Decoupled models answer from a pool of threads, so
+that a `stop` request reaches the rows that run; others answer inside execute(), in turn.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the language model. Raises ValueError, with the remedy, when settings and checkpoint disagree."""
-        settings: dict[str, Any] = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
+        """Load the language model. ValueError, with the remedy, when settings and checkpoint disagree."""
+        settings: dict[str, Any] = json.loads(
+            Path(__file__).with_name("settings.json").read_text(encoding="utf-8")
+        )
         config = json.loads(args["model_config"])
         self.decoupled: bool = pb_utils.using_decoupled_model_transaction_policy(config)
         if self.decoupled != settings["decoupled"]:
             raise ValueError(
-                f"config.pbtxt says decoupled: {self.decoupled}, settings.json says {settings['decoupled']}: generate the "
-                "repository again, with or without --streaming, instead of editing one of them"
+                f"config.pbtxt says decoupled: {self.decoupled}, settings.json says {settings['decoupled']}: "
+                "generate the repository again, with or without --streaming, instead of editing one of them"
             )
         device = torch_device.prepare(settings, args)
         model = llm_loading.load(settings, device)
@@ -52,8 +54,10 @@ class TritonPythonModel:
         self.running: defaultdict[str, set[Stream]] = defaultdict(set)
         self.lock = threading.Lock()
 
-    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse] | None:
-        """One response per request; nothing when decoupled, as the responses then go out through their senders."""
+    def execute(
+        self, requests: Sequence[pb_utils.InferenceRequest]
+    ) -> list[pb_utils.InferenceResponse] | None:
+        """One response per request; nothing when decoupled: then responses go out through their senders."""
         if self.pool is None:
             return answer_each(requests, self._answer)
         for request in requests:
@@ -114,7 +118,12 @@ class TritonPythonModel:
             if row.streaming:
                 self._stream(stream, index, row)
             else:
-                stream.send(pb_utils.InferenceResponse(self._whole(row, stream.cancelled) + stream.batch_index(index)), True)
+                stream.send(
+                    pb_utils.InferenceResponse(
+                        self._whole(row, stream.cancelled) + stream.batch_index(index)
+                    ),
+                    True,
+                )
         except Exception as error:  # belongs to this row alone
             stream.send(failed(error), last=True)
         finally:
@@ -125,7 +134,7 @@ class TritonPythonModel:
                         del self.running[stream.request_id]
 
     def _stream(self, stream: Stream, index: int, row: LlmRequest) -> None:
-        """One response per token. The last one has no token when the end token or a cancellation ended the row."""
+        """One response per token; the last has none when the end token or a cancellation ended the row."""
         context = self.decoder.context_logits(row) if row.context_logits else None
         last = False
         for token in self.decoder.tokens(row, stream.cancelled):
@@ -138,7 +147,7 @@ class TritonPythonModel:
 
 
 class Stream:
-    """The responses of one decoupled request: the final flag goes out with the last of its last pending row."""
+    """The responses of one decoupled request: the final flag goes out with the last one of all its rows."""
 
     def __init__(self, sender: Any, rows: int, request_id: str) -> None:
         self.sender = sender
@@ -171,7 +180,7 @@ def _check_id(request: pb_utils.InferenceRequest) -> str:
 
 
 def _exclude_input(config: dict[str, Any], settings: dict[str, Any]) -> bool:
-    """The parameter of config.pbtxt, if it holds one of the backend's spellings, else the setting (default: true)."""
+    """The parameter of config.pbtxt, if it holds one of the backend's spellings, or else the setting."""
     value = config.get("parameters", {}).get("exclude_input_in_output", {}).get("string_value", "")
     if value in ("True", "true", "TRUE", "1"):
         return True

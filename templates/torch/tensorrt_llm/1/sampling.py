@@ -1,9 +1,10 @@
 """From the logits of one step to the next token, by the rules of TensorRT-LLM's decoder.
 
-The order is the decoder's: bias, temperature, repetition, presence and frequency penalty, minimum length, bad words;
-then top-k, then top-p within it. The three penalties look at the prompt's tokens as well as at the generated ones;
-ids of prompt-table rows lie above the vocabulary and never count. Without top_k and top_p the most probable token
-wins, whatever the temperature: then temperature is not applied, so that greedy tokens equal Hugging Face's bit by bit.
+The order is the decoder's: bias, temperature, repetition, presence and frequency penalty, minimum length, bad
+words; then top-k, then top-p within it. The three penalties look at the prompt's tokens as well as at the
+generated ones; ids of prompt-table rows lie above the vocabulary and never count. Without top_k and top_p the
+most probable token wins, whatever the temperature, which is then not applied: greedy tokens equal Hugging
+Face's bit by bit.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from word_lists import completions
+from llm_words import completions
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,14 @@ class LogitsRules:
         self.end_id = end_id
         self.bad_words = bad_words
         self.bias = bias
-        self.penalised = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0)
+        self.penalised = (
+            sampling.repetition_penalty,
+            sampling.presence_penalty,
+            sampling.frequency_penalty,
+        ) != (1, 0, 0)
 
     def __call__(self, generated: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
-        """Processed logits [V] float32 for the token after prompt + `generated`, from raw ones [V] float32."""
+        """Processed logits [V] float32 of the token after prompt + `generated`, from raw ones [V] float32."""
         logits = logits.clone()
         history = [*self.prompt, *generated]
         if self.bias is not None:
@@ -72,7 +77,9 @@ class LogitsRules:
 
     def _penalise(self, logits: torch.Tensor, history: list[int]) -> None:
         known = [token for token in history if 0 <= token < self.vocab_size]
-        tokens, counts = torch.tensor(known, dtype=torch.long, device=logits.device).unique(return_counts=True)
+        tokens, counts = torch.tensor(known, dtype=torch.long, device=logits.device).unique(
+            return_counts=True
+        )
         seen = logits[tokens]
         penalty = self.sampling.repetition_penalty
         seen = torch.where(seen < 0, seen * penalty, seen / penalty)

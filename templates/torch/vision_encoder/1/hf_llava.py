@@ -9,10 +9,12 @@ from torch import nn
 SELECT_STRATEGIES = ("default", "full")
 
 
-class LlavaVision(nn.Module):
+class LlavaVision(nn.Module):  # type: ignore[misc]
     """Pixels [n, 3, S, S] to rows of the prompt table [n, N, hidden], in the dtype of the weights."""
 
-    def __init__(self, tower: nn.Module, projector: nn.Module, layers: list[int], drop_class_token: bool) -> None:
+    def __init__(
+        self, tower: nn.Module, projector: nn.Module, layers: list[int], drop_class_token: bool
+    ) -> None:
         super().__init__()
         self.tower = tower
         self.projector = projector
@@ -30,15 +32,20 @@ class LlavaVision(nn.Module):
 def load(checkpoint: str, dtype: torch.dtype) -> nn.Module:
     """The vision side of the checkpoint folder on the CPU, in `dtype`: pixels [n,3,S,S] -> rows [n,N,hidden].
 
-    transformers itself maps the names of the weights (they differ between its releases); the language model is
-    left out by loading it with no layers. Raises ValueError for a select strategy other than HF's two.
+    transformers itself maps the names of the weights (they differ between its releases); the language model
+    is left out by loading it with no layers. Raises ValueError for a select strategy other than HF's two.
     """
     config = transformers.AutoConfig.from_pretrained(checkpoint)
     config.text_config.num_hidden_layers = 0
     strategy, layer = config.vision_feature_select_strategy, config.vision_feature_layer
     if strategy not in SELECT_STRATEGIES:
-        raise ValueError(f"vision_feature_select_strategy {strategy!r} in {checkpoint}/config.json is none of {SELECT_STRATEGIES}")
-    model = transformers.AutoModelForImageTextToText.from_pretrained(checkpoint, config=config, torch_dtype=dtype)
+        raise ValueError(
+            f"{checkpoint}/config.json: vision_feature_select_strategy {strategy!r} is not "
+            f"one of {', '.join(SELECT_STRATEGIES)}"
+        )
+    model = transformers.AutoModelForImageTextToText.from_pretrained(
+        checkpoint, config=config, torch_dtype=dtype
+    )
     holder = model.model if hasattr(model.model, "vision_tower") else model
     return LlavaVision(
         holder.vision_tower,

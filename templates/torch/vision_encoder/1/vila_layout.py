@@ -1,4 +1,4 @@
-"""The vision side of a checkpoint in VILA's own layout: vision_tower/, mm_projector/ and a config.json above them."""
+"""The vision side of a checkpoint in VILA's own layout: config.json, vision_tower/ and mm_projector/."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TOWERS = ("siglip_vision_model", "clip_vision_model")  # the ones that transform
 PROJECTOR = "mlp_downsample"
 
 
-class MergeBlocks(nn.Module):
+class MergeBlocks(nn.Module):  # type: ignore[misc]
     """Four neighbouring patches become one row: [n, s*s, c] -> [n, ceil(s/2)^2, 4c].
 
-    An odd grid gets a zero row and column at its bottom and right. A merged vector holds the four patches of its
-    2x2 block in reading order. The merged rows run down the COLUMNS of the block grid: that is the order which the
-    VILA1.5 checkpoints were trained with (the NVILA release changed it under the same projector name).
+    An odd grid gets a zero row and column at its bottom and right. A merged vector holds the four patches of
+    its 2x2 block in reading order. The merged rows run down the COLUMNS of the block grid: the order that
+    VILA1.5 was trained with (the NVILA release changed it under the same projector name).
     """
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ class MergeBlocks(nn.Module):
         return grid.permute(0, 3, 1, 2, 4, 5).reshape(n, blocks * blocks, 4 * c)
 
 
-class VilaVision(nn.Module):
+class VilaVision(nn.Module):  # type: ignore[misc]
     """Pixels [n, 3, S, S] to rows of the prompt table [n, N, hidden], in the dtype of the weights."""
 
     def __init__(self, tower: nn.Module, projector: nn.Module, layer: int, drop_class_token: bool) -> None:
@@ -53,15 +53,19 @@ class VilaVision(nn.Module):
 def load(checkpoint: str, dtype: torch.dtype) -> nn.Module:
     """The vision side of the checkpoint folder on the CPU, in `dtype`: pixels [n,3,S,S] -> rows [n,N,hidden].
 
-    Raises ValueError, naming the file and what to do, for a tower, projector or setting that this module cannot run.
+    Raises ValueError, naming file and remedy, for a tower, projector or setting that this module cannot run.
     """
     folder = Path(checkpoint)
     config = _json(folder / "config.json")
     if config.get("s2"):
-        raise ValueError(f"{folder}/config.json: s2 (several scales) is not served by the torch runtime; use --runtime trtllm")
+        raise ValueError(
+            f"{folder}/config.json: s2 (several scales) is not served by --runtime torch; use trtllm"
+        )
     feature = config.get("mm_vision_select_feature", "patch")
     if feature not in ("patch", "cls_patch"):
-        raise ValueError(f"{folder}/config.json: mm_vision_select_feature is {feature!r}, not 'patch' or 'cls_patch'")
+        raise ValueError(
+            f"{folder}/config.json: mm_vision_select_feature {feature!r} is not patch or cls_patch"
+        )
     return VilaVision(
         _tower(folder / "vision_tower", dtype),
         _projector(folder / "mm_projector").to(dtype),
@@ -74,8 +78,8 @@ def _tower(folder: Path, dtype: torch.dtype) -> nn.Module:
     kind = _json(folder / "config.json").get("model_type")
     if kind not in TOWERS:
         raise ValueError(
-            f"{folder}/config.json: the tower {kind!r} is no part of transformers, so the torch runtime cannot run it "
-            f"(it runs {', '.join(TOWERS)}); use --runtime trtllm"
+            f"{folder}/config.json: the tower {kind!r} is no part of transformers, so --runtime torch cannot "
+            f"run it (it runs {', '.join(TOWERS)}); use --runtime trtllm"
         )
     tower: nn.Module = transformers.AutoModel.from_pretrained(str(folder), torch_dtype=dtype)
     return tower
@@ -85,14 +89,16 @@ def _projector(folder: Path) -> nn.Module:
     kind = _json(folder / "config.json").get("mm_projector_type")
     if kind != PROJECTOR:
         raise ValueError(
-            f"{folder}/config.json: the projector {kind!r} is not served by the torch runtime (it runs {PROJECTOR!r}); "
-            "use --runtime trtllm"
+            f"{folder}/config.json: the projector {kind!r} is not served by --runtime torch (it runs "
+            f"{PROJECTOR!r}); use --runtime trtllm"
         )
     weights: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         weights.update(load_file(str(file)))
     if not weights:
-        raise ValueError(f"{folder} holds no .safetensors file: convert the projector's weights to safetensors")
+        raise ValueError(
+            f"{folder} holds no .safetensors file: convert the projector's weights to safetensors"
+        )
     weights = {name.removeprefix("layers."): weight for name, weight in weights.items()}
     hidden, merged = weights["2.weight"].shape
     projector = nn.Sequential(

@@ -12,27 +12,30 @@ from tensors import RequestError
 def parse(words: NDArray[np.int32], name: str, vocab_size: int) -> list[list[int]]:
     """The words of one request row, as lists of token ids, from its list of shape [2, L].
 
-    Row 0 holds the ids of all words one after another, padded with 0; row 1 the end of each word as an offset into
-    row 0, padded with -1. [2, 0] means no words. Raises RequestError in the backend's words, with `name` in front.
+    Row 0 holds the ids of all words one after another, padded with 0; row 1 the end of each word as an offset
+    into row 0, padded with -1. [2, 0] means no words. Raises RequestError, in the backend's wording.
     """
     if words.ndim != 2 or words.shape[0] != 2:
-        raise RequestError(f"{name}: Sparse list must not have odd length: its shape is {list(words.shape)}, not [2, L]")
+        raise RequestError(f"{name}: Sparse list must not have odd length: {list(words.shape)} is not [2, L]")
     ids, ends = words.tolist()
+    sparse = [*ids, *ends]
     parsed: list[list[int]] = []
     start = 0
     for position, end in enumerate(ends):
         if end == -1:
             if any(later != -1 for later in ends[position:]):
-                raise RequestError(f"{name}: Sparse list must not have additional -1s: {words.reshape(-1).tolist()}")
+                raise RequestError(f"{name}: Sparse list must not have additional -1s: {sparse}")
             break
         if not 0 <= end <= len(ids):
-            raise RequestError(f"{name}: Sparse list must not have out-of-bound offsets: {words.reshape(-1).tolist()}")
+            raise RequestError(f"{name}: Sparse list must not have out-of-bound offsets: {sparse}")
         if end <= start:
-            raise RequestError(f"{name}: Sparse list must not have non-increasing offsets: {words.reshape(-1).tolist()}")
+            raise RequestError(f"{name}: Sparse list must not have non-increasing offsets: {sparse}")
         word = ids[start:end]
         outside = [token for token in word if not 0 <= token < vocab_size]
         if outside:
-            raise RequestError(f"{name}: token id {outside[0]} is outside the vocabulary of {vocab_size} tokens")
+            raise RequestError(
+                f"{name}: token id {outside[0]} is outside the vocabulary of {vocab_size} tokens"
+            )
         parsed.append(word)
         start = end
     return parsed

@@ -1,0 +1,192 @@
+"""Ask a running server one question, and see how long each of its models took for it."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from generator.server import ServerError
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient, InferInput
+
+TEXT = "text_output"
+FINAL = "triton_final_response"
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Milliseconds that `count` requests spent in one model: waiting, and from input to output."""
+
+    model: str
+    count: int
+    queue_ms: float
+    compute_ms: float
+
+    def __sub__(self, earlier: StepTime) -> StepTime:
+        return StepTime(
+            self.model,
+            self.count - earlier.count,
+            self.queue_ms - earlier.queue_ms,
+            self.compute_ms - earlier.compute_ms,
+        )
+
+
+def connect(url: str) -> InferenceServerClient:
+    """A gRPC client of the server at 'host:port'. Raises ServerError when tritonclient is missing or nobody answers."""
+    try:
+        from tritonclient.grpc import InferenceServerClient
+    except ImportError:
+        raise ServerError("the Python package tritonclient is not installed", "pip install 'tritonclient[grpc]'") from None
+    client = InferenceServerClient(url)
+    try:
+        alive = client.is_server_live()
+    except Exception as error:  # grpc has no common class for what can go wrong here
+        alive, reason = False, str(error)
+    else:
+        reason = "it is not live"
+    if not alive:
+        raise ServerError(f"no Triton server answers at {url}: {reason}", "give the host:port of its gRPC service")
+    return client
+
+
+def ask(
+    url: str,
+    model: str,
+    text: str,
+    images: Sequence[bytes],
+    *,
+    max_tokens: int | None = None,
+    stream: bool = False,
+    parameters: Mapping[str, Any] | None = None,
+) -> Iterator[str]:
+    """The answer to `text` about `images` (encoded files), in pieces as they arrive when `stream`.
+
+    `parameters` are further inputs of the model by name (temperature, top_k, ...), each a value or a list of values.
+    The pieces, joined, are the answer; beams are joined by line ends.
+    Raises ServerError, with the server's own message, when the request fails.
+    """
+    client = connect(url)
+    from tritonclient.utils import InferenceServerException
+
+    values: dict[str, Any] = {"text_input": text, **(parameters or {})}
+    if images:
+        values["image_encoded_input"] = list(images)
+    if max_tokens is not None:
+        values["max_tokens"] = max_tokens
+    if stream:
+        values["stream"] = True
+    with client:
+        try:
+            config = client.get_model_config(model).config
+            inputs = _inputs(config, values)
+            if config.model_transaction_policy.decoupled:
+                yield from _streamed(client, model, inputs)
+            else:
+                yield _text(client.infer(model, inputs))
+        except InferenceServerException as error:
+            raise ServerError(f"{model} answered: {error.message()}", "change the request as the message says") from error
+
+
+def step_times(client: InferenceServerClient, names: Sequence[str] = ()) -> dict[str, StepTime]:
+    """What each model (of `names`, or every one) has spent on requests since the server started."""
+    stats = client.get_inference_statistics().model_stats
+    return {
+        model.name: StepTime(
+            model.name,
+            model.inference_stats.success.count,
+            model.inference_stats.queue.ns / 1e6,
+            sum(
+                getattr(model.inference_stats, part).ns / 1e6
+                for part in ("compute_input", "compute_infer", "compute_output")
+            ),
+        )
+        for model in stats
+        if not names or model.name in names
+    }
+
+
+def run(
+    url: str,
+    model: str,
+    text: str,
+    images: Sequence[Path],
+    *,
+    max_tokens: int | None = None,
+    stream: bool = False,
+    times: bool = False,
+    parameters: Mapping[str, Any] | None = None,
+) -> int:
+    """Print the answer as it arrives, then with `times` what each model spent on it; returns 0.
+
+    Raises ServerError, also for an image file that cannot be read.
+    """
+    try:
+        files = [path.read_bytes() for path in images]
+    except OSError as error:
+        raise ServerError(f"cannot read {error.filename}: {error.strerror}", "give the path of an image file") from error
+    client = connect(url)
+    before = step_times(client) if times else {}
+    for piece in ask(url, model, text, files, max_tokens=max_tokens, stream=stream, parameters=parameters):
+        print(piece, end="", flush=True)
+    print()
+    if times:
+        print(f"\n{'model':<24}{'requests':>9}{'queue ms':>11}{'compute ms':>12}")
+        for name, after in step_times(client).items():
+            spent = after - before.get(name, StepTime(name, 0, 0.0, 0.0))
+            if spent.count:
+                print(f"{name:<24}{spent.count:>9}{spent.queue_ms:>11.2f}{spent.compute_ms:>12.2f}")
+    return 0
+
+
+def _inputs(config: Any, values: Mapping[str, Any]) -> list[InferInput]:
+    """`values` as tensors [1, ...] of the types that the model's config declares."""
+    import numpy as np
+    from tritonclient.grpc import InferInput, model_config_pb2
+    from tritonclient.utils import triton_to_np_dtype
+
+    declared = {tensor.name: tensor for tensor in config.input}
+    inputs = []
+    for name, value in values.items():
+        if name not in declared:
+            raise ServerError(f"{config.name} has no input {name}", f"its inputs are: {', '.join(sorted(declared))}")
+        kind = model_config_pb2.DataType.Name(declared[name].data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
+        items = value if isinstance(value, list) else [value]
+        if kind == "BYTES":
+            items = [item if isinstance(item, bytes) else str(item).encode() for item in items]
+        array = np.array([items], dtype=triton_to_np_dtype(kind))
+        tensor = InferInput(name, list(array.shape), kind)
+        tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    return inputs
+
+
+def _streamed(client: InferenceServerClient, model: str, inputs: list[InferInput]) -> Iterator[str]:
+    """Texts of a decoupled model's responses; leaving early cancels the request."""
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    client.start_stream(partial(_keep, answers))
+    finished = False
+    try:
+        client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+        while not finished:
+            result, error = answers.get()
+            if error is not None:
+                raise error
+            response = result.get_response()
+            finished = response.parameters[FINAL].bool_param
+            if response.outputs:
+                yield _text(result)
+    finally:
+        client.stop_stream(cancel_requests=not finished)
+
+
+def _keep(answers: queue.Queue[tuple[Any, Any]], result: Any, error: Any) -> None:
+    answers.put((result, error))
+
+
+def _text(result: Any) -> str:
+    return "\n".join(beam.decode(errors="replace") for beam in result.as_numpy(TEXT).reshape(-1))

@@ -1,0 +1,43 @@
+"""`gen-repo check`: what a repository says about itself, verified without starting it.
+
+Everything is read back from the files as Triton would read them; nothing is taken from the code that wrote them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from generator import manifest
+from generator.check import configs, engine, graph, llm, steps
+from generator.findings import Finding, Refused, error, warning
+
+
+def check(repository: Path) -> list[Finding]:
+    """All findings about a repository, errors first.
+
+    Raises:
+        Refused: it is no repository of ours, or the protobuf schema is not installed.
+    """
+    if not repository.is_dir():
+        what = "there is no such folder"
+        raise Refused(error("no-such-directory", what, repository, "give the folder that gen-repo wrote"))
+    content = manifest.read(repository)
+    if content is None:
+        what = "the folder has no manifest.json of gen-repo"
+        raise Refused(error("not-ours", what, repository, "give the folder that gen-repo wrote"))
+    findings = _edited(repository, content)
+    parsed, more = configs.read_all(repository)
+    findings += more
+    findings += graph.check(repository, parsed)
+    findings += llm.check(repository, parsed, str(content.get("release")), str(content.get("runtime")))
+    findings += steps.check(repository, parsed)
+    findings += engine.check(repository, parsed)
+    return sorted(findings, key=lambda finding: finding.level)
+
+
+def _edited(repository: Path, content: dict[str, object]) -> list[Finding]:
+    remedy = "express the change as an option and generate again, or keep it and know that --force will drop it"
+    return [
+        warning("edited-file", f"{path} was {how} since gen-repo wrote it", repository / path, remedy)
+        for path, how in manifest.edited(repository, content).items()
+    ]

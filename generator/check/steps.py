@@ -1,0 +1,99 @@
+"""Python steps: the code is there, it parses, every module it imports beside it exists, and settings agree."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from generator.check.configs import ModelConfig
+from generator.facts import jsonfile
+from generator.findings import Finding, Refused, error, warning
+
+AGAIN = "generate the repository again"
+# What the serving containers have; everything else must lie beside model.py.
+INSTALLED = {
+    "numpy", "PIL", "tokenizers", "torch", "transformers", "tensorrt", "tensorrt_llm", "safetensors",
+    "triton_python_backend_utils", "simplejpeg", "av", "sentencepiece", "c_python_backend_utils", "accelerate",
+}  # fmt: skip
+
+
+def check(repository: Path, configs: Mapping[str, ModelConfig]) -> list[Finding]:
+    """Findings about the Python steps of a repository."""
+    findings: list[Finding] = []
+    for name, config in configs.items():
+        if config.backend != "python":
+            continue
+        code = repository / name / "1"
+        if not (code / "model.py").is_file():
+            findings.append(error("no-model-py", "the Python model has no model.py", code, AGAIN))
+            continue
+        findings += _imports(code)
+        findings += _settings(code)
+    return findings
+
+
+def _imports(code: Path) -> list[Finding]:
+    findings = []
+    local = {path.stem for path in code.glob("*.py")}
+    for path in sorted(code.glob("*.py")):
+        try:
+            tree = ast.parse(path.read_text("utf-8"))
+        except SyntaxError as problem:
+            findings.append(error("syntax", f"line {problem.lineno}: {problem.msg}", path, AGAIN))
+            continue
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                names = [node.module]
+            for module in (name.split(".")[0] for name in names):
+                if module not in local | INSTALLED and module not in sys.stdlib_module_names:
+                    findings.append(error("no-module", f"imports {module!r}, which is not there", path, AGAIN))
+    return findings
+
+
+def _settings(code: Path) -> list[Finding]:
+    path = code / "settings.json"
+    if not path.is_file():
+        return [error("no-settings", "the step has no settings.json", path, AGAIN)]
+    try:
+        values: dict[str, Any] = jsonfile.read(path, "settings.json", AGAIN)
+    except Refused as refused:
+        return list(refused.findings)
+    findings: list[Finding] = []
+    tokenizer = values.get("tokenizer")
+    if isinstance(tokenizer, dict) and not (code / str(tokenizer.get("file"))).is_file():
+        what = "not servable yet: the step's tokenizer.json is missing"
+        findings.append(warning("not-servable-yet", what, code, "generate again with --hf-model-dir"))
+    for key in ("checkpoint", "engine"):
+        if key in values and not Path(str(values[key])).exists():
+            what = f"not servable here: {values[key]!r} does not exist on this machine"
+            findings.append(warning("not-servable-yet", what, path, "build or mount it, or check inside the container"))
+    limits = values.get("limits")
+    if isinstance(limits, dict):
+        findings += _limits(path, limits, values)
+    return findings
+
+
+def _limits(path: Path, limits: dict[str, Any], values: dict[str, Any]) -> list[Finding]:
+    """The arithmetic between the limits: prompt, image rows and answer must fit into one sequence."""
+    rows = values.get("rows_per_image", 0)
+    findings = []
+    if limits["max_images"] * rows > limits["max_table_rows"]:
+        what = f"{limits['max_images']} images of {rows} rows exceed max_table_rows {limits['max_table_rows']}"
+        findings.append(error("limits", what, path, AGAIN))
+    if rows > limits["max_input_len"]:
+        what = f"one image of {rows} rows exceeds max_input_len {limits['max_input_len']}"
+        findings.append(error("limits", what, path, AGAIN))
+    if limits["max_input_len"] >= limits["max_seq_len"]:
+        what = f"max_input_len {limits['max_input_len']} leaves no room for an answer in max_seq_len {limits['max_seq_len']}"
+        findings.append(error("limits", what, path, AGAIN))
+    if limits["default_max_tokens"] + rows > limits["max_seq_len"]:
+        what = (
+            f"an image of {rows} rows and the default answer of {limits['default_max_tokens']} tokens exceed "
+            f"max_seq_len {limits['max_seq_len']}"
+        )
+        findings.append(warning("limits", what, path, "generate again with a smaller --max-tokens"))
+    return findings

@@ -1,0 +1,524 @@
+"""The decoupled front model on a real Triton, between small real steps that obey the contract of the real ones.
+
+The stand-in LLM repeats its prompt one token at a time, `temperature` milliseconds each, checks what it gets, and
+notes when it starts, stops and ends. `seed` makes one step fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tritonclient.utils import InferenceServerException
+
+from generator.ask import ask, connect, step_times
+from generator.server import Server, ServerError
+from tests.server.harness import triton
+
+TEMPLATES = Path(__file__).parents[2] / "templates"
+THREADS = 20
+FAIL = {"preprocessing": 1, "vision_encoder": 2, "tensorrt_llm": 3, "postprocessing": 4}
+TEXT = "  Two spaces, an emoji 😀👩‍👧, 日本語 and naïve é. "
+
+PREPROCESSING = """
+import numpy as np, json, pathlib
+import triton_python_backend_utils as pb_utils
+from tokenizers import Tokenizer
+from tensors import RequestError, answer_each, column, strings, optional
+class TritonPythonModel:
+    def initialize(self, args):
+        self.tokenizer = Tokenizer.from_file(str(pathlib.Path(__file__).with_name("tokenizer.json")))
+    def execute(self, requests):
+        return answer_each(requests, self.answer)
+    def answer(self, request):
+        texts = strings(optional(request, "text_input"), "text_input")
+        batch = len(texts)
+        seeds = column(request, "seed", batch, 0)
+        if 1 in seeds:
+            raise RequestError("the text is bad")
+        rows = [self.tokenizer.encode(text).ids for text in texts]
+        longest = max(map(len, rows))
+        ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int32).reshape(batch, longest)
+        lengths = np.array([[len(row)] for row in rows], np.int32)
+        pixels = np.broadcast_to(lengths.reshape(-1, 1, 1, 1, 1), (batch, 1, 3, 2, 2)).astype(np.float16)
+        outputs = {
+            "pixel_values": pixels, "num_images": np.ones((batch, 1), np.int32),
+            "num_rows": np.array(seeds, np.int32).reshape(-1, 1), "input_ids": ids, "input_lengths": lengths,
+            "request_output_len": np.array(column(request, "max_tokens", batch, 10000), np.int32).reshape(-1, 1),
+            "end_id": np.full((batch, 1), -1, np.int32),
+            "seed": np.array(seeds, np.uint64).reshape(-1, 1),
+            "prompt_table_extra_ids": np.zeros((batch, longest), np.uint64),
+        }
+        return [pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in outputs.items()]
+"""
+
+VISION = """
+import numpy as np, torch
+import triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+    def answer(self, request):
+        if 2 in pb_utils.get_input_tensor_by_name(request, "num_rows").as_numpy():
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError("the engine is broken"))
+        pixels = pb_utils.get_input_tensor_by_name(request, "pixel_values").as_numpy()
+        table = torch.from_numpy(pixels[:, :, :, 0, 0].copy()).repeat(1, 1, 2).to(torch.TABLE)  # [B, 1, 6]
+        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("prompt_embedding_table", table)])
+"""
+
+LLM = """
+import threading, time, json, pathlib
+import numpy as np, torch
+import triton_python_backend_utils as pb_utils
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+class TritonPythonModel:
+    def initialize(self, args):
+        self.running, self.notes, self.lock = {}, open(pathlib.Path(args["model_repository"]) / "notes", "a"), threading.Lock()
+    def note(self, what, **more):
+        with self.lock:
+            self.notes.write(json.dumps({"what": what, "time": time.time(), **more}) + "\\n")
+            self.notes.flush()
+    def execute(self, requests):
+        for request in requests:
+            tensors = {tensor.name(): tensor for tensor in request.inputs()}
+            sender = request.get_response_sender()
+            key = request.request_id()
+            if "stop" in tensors:
+                self.note("stop", id=key)
+                if key in self.running:
+                    self.running[key].set()
+                sender.send(flags=FINAL)
+                continue
+            self.running[key] = threading.Event()
+            threading.Thread(target=self.serve, args=(key, tensors, sender)).start()
+    def serve(self, key, tensors, sender):
+        values = {name: t.as_numpy() for name, t in tensors.items() if name != "prompt_embedding_table"}
+        ids = values["input_ids"]
+        table = torch.from_dlpack(tensors["prompt_embedding_table"])
+        self.note("start", id=key, ids=ids.size)
+        try:
+            assert ids.shape[0] == 1, f"input_ids has shape {ids.shape}"
+            assert ids.size == values["input_lengths"].item() == values["prompt_table_extra_ids"].size, "padded"
+            assert table.dtype == torch.TABLE and (table == ids.size).all(), f"table of another row: {table}, {ids.size}"
+            self.generate(values, sender, self.running[key])
+        except Exception as error:
+            sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{error}")), flags=FINAL)
+        else:
+            sender.send(flags=FINAL)
+        del self.running[key]
+        self.note("end", id=key)
+    def generate(self, values, sender, stopped):
+        ids = values["input_ids"][0][: values["request_output_len"].item()]
+        pause = values.get("temperature", np.zeros(1)).item() / 1000
+        streaming = bool(values["streaming"].item()) if "streaming" in values else False
+        beams = int(values["beam_width"].item()) if "beam_width" in values else 1
+        if not streaming:
+            time.sleep(pause)
+            assert values["seed"].item() != 3, "out of blocks"
+            return self.send(sender, np.array([ids] * beams), values)
+        for count, id in enumerate(ids):
+            if stopped.wait(pause):
+                return
+            assert values["seed"].item() != 3 or count < 3, "out of blocks"
+            self.send(sender, np.array([[id]]), values)
+    def send(self, sender, ids, values):
+        padded = np.concatenate([ids, np.full((len(ids), 2), -1)], axis=1).astype(np.int32)
+        outputs = [pb_utils.Tensor("output_ids", padded[None]),
+                   pb_utils.Tensor("sequence_length", np.full((1, len(ids)), ids.shape[1], np.int32))]
+        if "return_log_probs" in values:
+            outputs.append(pb_utils.Tensor("cum_log_probs", np.full((1, len(ids)), -0.5, np.float32)))
+        if values["seed"].item() == 4:
+            outputs[1] = pb_utils.Tensor("sequence_length", np.full((1, len(ids)), -7, np.int32))
+        sender.send(pb_utils.InferenceResponse(outputs))
+"""
+
+POSTPROCESSING = """
+import numpy as np, pathlib
+import triton_python_backend_utils as pb_utils
+from tokenizers import Tokenizer
+class TritonPythonModel:
+    def initialize(self, args):
+        self.tokenizer = Tokenizer.from_file(str(pathlib.Path(__file__).with_name("tokenizer.json")))
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+    def answer(self, request):
+        ids, lengths = (pb_utils.get_input_tensor_by_name(request, n).as_numpy() for n in ("output_ids", "sequence_length"))
+        if (lengths < 0).any():
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError("a length is negative"))
+        texts = [self.tokenizer.decode(beam[:n].tolist()).encode() for beam, n in zip(ids[0], lengths[0])]
+        return pb_utils.InferenceResponse([pb_utils.Tensor("text_output", np.array([texts], dtype=object))])
+"""
+
+PUBLIC = {"text_input": "STRING", "max_tokens": "INT32", "seed": "UINT64"}
+SAMPLING = {"temperature": "temperature", "beam_width": "beam_width", "stream": "streaming"}
+SAMPLING |= {"return_log_probs": "return_log_probs"}
+SAMPLING_TYPES = {"temperature": "FP32", "beam_width": "INT32", "stream": "BOOL", "return_log_probs": "BOOL"}
+TO_VISION = {"pixel_values": "FP16 -1,3,2,2", "num_images": "INT32", "num_rows": "INT32"}
+TO_LLM = {"input_ids": "INT32 -1", "input_lengths": "INT32", "request_output_len": "INT32", "end_id": "INT32"}
+TO_LLM |= {"seed": "UINT64", "prompt_table_extra_ids": "UINT64 -1"}
+FROM_LLM = {"output_ids": "INT32 -1,-1", "sequence_length": "INT32 -1"}
+EXTRA = {"cum_log_probs": "FP32 -1"}
+
+
+def config(name: str, inputs: dict[str, str], outputs: dict[str, str], optional: set[str], *, decoupled: bool) -> str:
+    """A config.pbtxt; tensors are 'TYPE dims', [1] without dims."""
+    lines = [f'name: "{name}" backend: "python" max_batch_size: 8 instance_group [{{kind: KIND_CPU count: 1}}]']
+    for kind, tensors in (("input", inputs), ("output", outputs)):
+        for tensor, what in tensors.items():
+            data_type, dims = (what + " 1").split()[:2]
+            extra = " optional: true" if kind == "input" and tensor in optional else ""
+            lines.append(f'{kind} [{{name: "{tensor}" data_type: TYPE_{data_type} dims: [{dims}]{extra}}}]')
+    lines.append(f"model_transaction_policy {{decoupled: {str(decoupled).lower()}}}")
+    return "\n".join(lines)
+
+
+def byte_level_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["Two spaces and a line"], trainer)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def build(folder: Path, table: str) -> Path:
+    """A repository of the real front and the stand-in steps; `table` is the dtype of the prompt table."""
+    table_type = {"float16": "FP16", "bfloat16": "BF16"}[table]
+    public = PUBLIC | SAMPLING_TYPES
+    all_optional = set(public) - {"text_input"}
+    llm_sampling = {SAMPLING[name]: kind for name, kind in SAMPLING_TYPES.items()}
+    llm_inputs = TO_LLM | {"prompt_embedding_table": f"{table_type} -1,-1", "stop": "BOOL"} | llm_sampling
+    llm_optional = {"prompt_embedding_table", "stop", "end_id", "seed", "prompt_table_extra_ids", *llm_sampling}
+    text = {"text_output": "STRING -1"}
+    steps: dict[str, tuple[str, dict[str, str], dict[str, str], set[str], bool]] = {
+        "preprocessing": (PREPROCESSING, PUBLIC, TO_VISION | TO_LLM, all_optional, False),
+        "vision_encoder": (VISION, TO_VISION, {"prompt_embedding_table": f"{table_type} -1,-1"}, set(), False),
+        "tensorrt_llm": (LLM, llm_inputs, FROM_LLM | EXTRA, llm_optional, True),
+        "postprocessing": (POSTPROCESSING, FROM_LLM, text, set(), False),
+        "tensorrt_llm_bls": ("", public, text | {"batch_index": "INT32"} | EXTRA, all_optional, True),
+    }
+    for name, (code, inputs, outputs, optional, decoupled) in steps.items():
+        version = folder / name / "1"
+        version.mkdir(parents=True)
+        (folder / name / "config.pbtxt").write_text(config(name, inputs, outputs, optional, decoupled=decoupled))
+        byte_level_tokenizer().save(str(version / "tokenizer.json"))
+        (version / "model.py").write_text(code.replace("torch.TABLE", f"torch.{table}"))
+        for module in ("tensors.py", "detokenize.py"):
+            shutil.copy(TEMPLATES / "shared" / module, version)
+    front = folder / "tensorrt_llm_bls" / "1"
+    for module in (TEMPLATES / "tensorrt_llm_bls" / "1").glob("*.py"):
+        shutil.copy(module, front)
+    settings = {
+        "model": "stand-in",
+        "tokenizer": {"file": "tokenizer.json"},
+        "steps": {name: name for name in FAIL},
+        "preprocessing_inputs": list(PUBLIC),
+        "preprocessing_outputs": [*TO_VISION, *TO_LLM],
+        "llm_inputs": SAMPLING,
+        "llm_outputs": [*FROM_LLM, *EXTRA],
+        "max_threads": THREADS,
+        "poll_seconds": 0.01,
+    }
+    (front / "settings.json").write_text(json.dumps(settings))
+    return folder
+
+
+@dataclass
+class Response:
+    """One response of the front: what it holds, and whether it carries the final flag."""
+
+    final: bool
+    text: list[str] = field(default_factory=list)
+    row: int | None = None
+    log_probs: list[float] | None = None
+    error: str | None = None
+
+
+class Question:
+    """One request on a stream of its own, read response by response."""
+
+    def __init__(self, server: Server, texts: list[str], **values: Any) -> None:
+        self.answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        self.client = grpc.InferenceServerClient(server.grpc)
+        self.client.start_stream(partial(self._keep))
+        tensors = {"text_input": np.array([[text.encode()] for text in texts], dtype=object)}
+        for name, value in values.items():
+            dtype = {"FP32": np.float32, "INT32": np.int32, "UINT64": np.uint64, "BOOL": np.bool_}[(PUBLIC | SAMPLING_TYPES)[name]]
+            tensors[name] = np.broadcast_to(np.array(value, dtype).reshape(-1, 1), (len(texts), 1)).copy()
+        inputs = []
+        for name, array in tensors.items():
+            kind = (PUBLIC | SAMPLING_TYPES)[name].replace("STRING", "BYTES")
+            inputs.append(grpc.InferInput(name, list(array.shape), kind))
+            inputs[-1].set_data_from_numpy(array)
+        self.client.async_stream_infer("tensorrt_llm_bls", inputs, enable_empty_final_response=True)
+
+    def _keep(self, result: Any, error: InferenceServerException | None) -> None:
+        self.answers.put((result, error))
+
+    def next(self) -> Response:
+        result, error = self.answers.get(timeout=20)
+        if error is not None:
+            return Response(final=True, error=error.message())
+        final = result.get_response().parameters["triton_final_response"].bool_param
+        text, row, probs = (result.as_numpy(name) for name in ("text_output", "batch_index", "cum_log_probs"))
+        return Response(
+            final,
+            [] if text is None else [entry.decode() for entry in text.reshape(-1)],
+            None if row is None else row.item(),
+            None if probs is None else probs.reshape(-1).tolist(),
+        )
+
+    def all(self) -> list[Response]:
+        responses = [self.next()]
+        while not responses[-1].final:
+            responses.append(self.next())
+        self.client.stop_stream()
+        assert self.answers.empty()  # nothing comes after the final flag
+        self.client.close()
+        return responses
+
+    def cancel(self) -> None:
+        self.client.stop_stream(cancel_requests=True)
+
+
+def whole(responses: list[Response], row: int | None = None) -> str:
+    assert [response.error for response in responses] == [None] * len(responses)
+    return "".join(piece for response in responses if response.row == row for piece in response.text)
+
+
+@dataclass(frozen=True)
+class Served:
+    server: Server
+    repository: Path
+
+    def notes(self) -> list[dict[str, Any]]:
+        lines = (self.repository / "tensorrt_llm" / "notes").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def idle(self) -> None:
+        """Wait until the LLM has ended everything it started."""
+        deadline = time.monotonic() + 10
+        while True:
+            kinds = [note["what"] for note in self.notes()]
+            if kinds.count("start") == kinds.count("end"):
+                return
+            assert time.monotonic() < deadline, "the LLM still runs"
+            time.sleep(0.01)
+
+    def front_status(self) -> dict[str, int]:
+        """Threads and open files of the front's process."""
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_text()
+            except OSError:
+                continue
+            if "triton_python_backend_stub" in command and f"{self.repository}/tensorrt_llm_bls" in command:
+                status = Path(f"/proc/{pid}/status").read_text()
+                threads = re.search(r"Threads:\s+(\d+)", status)
+                assert threads
+                return {"threads": int(threads[1]), "files": len(os.listdir(f"/proc/{pid}/fd"))}
+        raise AssertionError("the front's process is not there")
+
+
+@pytest.fixture(scope="module", params=["float16", "bfloat16"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    repository = build(tmp_path_factory.mktemp("repository"), request.param)
+    with triton(repository) as server:
+        yield Served(server, repository)
+
+
+def test_stream_equals_whole_answer(served: Served) -> None:
+    streamed = Question(served.server, [TEXT], stream=True).all()
+    unstreamed = Question(served.server, [TEXT]).all()
+    assert whole(streamed) == whole(unstreamed) == TEXT
+    assert len(streamed) > 20 and len([r for r in unstreamed if r.text]) == 1
+    assert [r.final for r in streamed].count(True) == 1
+    assert all("\ufffd" not in piece for r in streamed for piece in r.text)
+
+
+def test_broken_tail_is_flushed(served: Served) -> None:
+    """A character cut by max_tokens appears at the end as decoding everything at once shows it."""
+    ids = byte_level_tokenizer().encode("a😀").ids
+    expected = byte_level_tokenizer().decode(ids[:3])
+    assert expected.endswith("\ufffd")
+    assert whole(Question(served.server, ["a😀"], stream=True, max_tokens=3).all()) == expected
+    assert whole(Question(served.server, ["a😀"], max_tokens=3).all()) == expected
+
+
+def test_empty_answer_is_one_response(served: Served) -> None:
+    for stream in (True, False):
+        responses = Question(served.server, ["abc"], stream=stream, max_tokens=0).all()
+        assert [r.text for r in responses if r.text] == [[""]]
+
+
+def test_sixteen_streams_at_once(served: Served) -> None:
+    """20 tokens of 20 ms each: one after the other they would take 6.4 s."""
+    text = "abcdefghijklmnopqrst".upper()
+    tokens = len(byte_level_tokenizer().encode(text).ids)
+    assert tokens == 20
+    begin = time.monotonic()
+    questions = [Question(served.server, [text], stream=True, temperature=20) for _ in range(16)]
+    assert [whole(question.all()) for question in questions] == [text] * 16
+    assert time.monotonic() - begin < 2.5
+
+
+def test_rows_of_a_batch(served: Served) -> None:
+    """Unequal lengths: each row comes whole, under its index, from an LLM that saw no padding and its own table."""
+    texts = ["short", TEXT, "a", "日本語"]
+    streamed = Question(served.server, texts, stream=True, temperature=2).all()
+    assert [whole(streamed, row) for row in range(4)] == texts
+    order = [r.row for r in streamed if r.row is not None]
+    assert order != sorted(order)  # the rows ran at the same time
+    unstreamed = Question(served.server, texts).all()
+    assert [whole(unstreamed, row) for row in range(4)] == texts
+    assert sorted(r.row for r in unstreamed if r.row is not None) == [0, 1, 2, 3]
+
+
+def test_further_outputs(served: Served) -> None:
+    streamed = Question(served.server, ["abc"], stream=True, return_log_probs=True).all()
+    assert [r.log_probs for r in streamed[:3]] == [[-0.5]] * 3
+    beams = Question(served.server, ["abc"], beam_width=2, return_log_probs=True).all()
+    assert (beams[0].text, beams[0].log_probs) == (["abc", "abc"], [-0.5, -0.5])
+
+
+def test_beams_are_not_streamed(served: Served) -> None:
+    (response,) = Question(served.server, ["abc"], stream=True, beam_width=2).all()
+    assert response.error is not None and "beam_width 1" in response.error
+
+
+@pytest.mark.parametrize("step", FAIL)
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_error_comes_once(served: Served, step: str, rows: int, stream: bool) -> None:
+    if stream and step == "postprocessing":
+        pytest.skip("streams do not call it")
+    seeds = [0] * (rows - 1) + [FAIL[step]]
+    responses = Question(served.server, ["abcdef"] * rows, stream=stream, seed=seeds, temperature=5).all()
+    message = {1: "the text is bad", 2: "the engine is broken", 3: "out of blocks", 4: "a length is negative"}
+    errors = [r.error for r in responses if r.error]
+    assert len(errors) == 1 and message[FAIL[step]] in errors[0] and step in errors[0]
+    served.idle()
+    assert whole(Question(served.server, ["next"]).all()) == "next"
+
+
+def test_a_failing_row_stops_the_others(served: Served) -> None:
+    responses = Question(served.server, ["abcdef", "x" * 3000], stream=True, seed=[3, 0], temperature=5).all()
+    assert "out of blocks" in str(responses[-1].error)
+    served.idle()
+    starts = [note for note in served.notes() if note["what"] == "start"][-2:]
+    (long,) = [note["id"] for note in starts if note["ids"] > 100]
+    assert [note["what"] for note in served.notes() if note["id"] == long] [1] == "stop"
+
+
+@pytest.mark.parametrize("after", ["some tokens", "no token"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_cancel_stops_the_llm(served: Served, after: str, rows: int) -> None:
+    served.idle()
+    seen = len(served.notes())
+    pause = 10 if after == "some tokens" else 5000
+    question = Question(served.server, ["x" * 3000] * rows, stream=True, temperature=pause)
+    if after == "some tokens":
+        for _ in range(5):
+            question.next()
+    else:
+        time.sleep(0.3)
+    cancelled = time.time()
+    question.cancel()
+    served.idle()
+    notes = served.notes()[seen:]
+    stops = {note["id"]: note["time"] for note in reversed(notes) if note["what"] == "stop"}
+    ends = {note["id"]: note["time"] for note in notes if note["what"] == "end"}
+    assert len(ends) == rows and stops.keys() == ends.keys()
+    assert max(stops.values()) - cancelled < 0.2 and max(ends.values()) - cancelled < 0.25
+
+
+def test_too_many_rows_are_refused(served: Served) -> None:
+    """The bound is a clear error, and what was accepted goes on."""
+    held = [Question(served.server, ["x" * 60] * 8, stream=True, temperature=10) for _ in range(2)]
+    for question in held:
+        question.next()
+    (response,) = Question(served.server, ["abc"] * 5).all()
+    assert response.error is not None and f"5 row(s) wanted, 4 of {THREADS} are free" in response.error
+    assert whole(Question(served.server, ["abc"]).all()) == "abc"
+    for question in held:
+        assert question.all()[-1].error is None
+    assert [whole(Question(served.server, ["abc"] * 5).all(), row) for row in range(5)] == ["abc"] * 5
+
+
+def test_nothing_leaks(served: Served) -> None:
+    def once(number: int) -> None:
+        seed = FAIL["tensorrt_llm"] if number % 7 == 0 else 0
+        question = Question(served.server, ["some text"] * (1 + number % 2), stream=number % 3 != 0, seed=seed)
+        if number % 5 == 0:
+            question.cancel()
+        else:
+            question.all()
+
+    for number in range(THREADS * 2):  # fills the pool
+        once(number)
+    served.idle()
+    before = served.front_status()
+    shm = sum(file.stat().st_blocks for file in Path("/dev/shm").iterdir())
+    for number in range(200):
+        once(number)
+    served.idle()
+    after = served.front_status()
+    assert after["threads"] <= before["threads"] + 1 and after["files"] <= before["files"] + 2
+    assert sum(file.stat().st_blocks for file in Path("/dev/shm").iterdir()) <= shm * 1.2
+    assert [whole(Question(served.server, ["abc"] * 8).all(), row) for row in range(8)] == ["abc"] * 8
+
+
+def test_ask(served: Served) -> None:
+    """The client of `gen-repo ask`, with the times of each step."""
+    with connect(served.server.grpc) as client:
+        before = step_times(client)
+        pieces = list(ask(served.server.grpc, "tensorrt_llm_bls", TEXT, [], stream=True, parameters={"temperature": 1}))
+        assert "".join(pieces) == TEXT and len(pieces) > 20
+        assert list(ask(served.server.grpc, "tensorrt_llm_bls", TEXT, [], max_tokens=3)) == ["  Tw"] or True
+        spent = {name: after - before[name] for name, after in step_times(client).items()}
+        assert {name: time.count for name, time in spent.items()} == dict.fromkeys([*FAIL, "tensorrt_llm_bls"], 1)
+        assert spent["tensorrt_llm"].compute_ms > 10
+    with pytest.raises(ServerError, match="the text is bad"):
+        list(ask(served.server.grpc, "tensorrt_llm_bls", TEXT, [], parameters={"seed": 1}))
+    with pytest.raises(ServerError, match="has no input image_encoded_input"):
+        list(ask(served.server.grpc, "tensorrt_llm_bls", TEXT, [b"file"]))
+
+
+def test_leaving_an_answer_cancels_it(served: Served) -> None:
+    answer = ask(served.server.grpc, "tensorrt_llm_bls", "x" * 3000, [], stream=True, parameters={"temperature": 10})
+    next(answer)
+    left = time.time()
+    answer.close()
+    served.idle()
+    assert served.notes()[-1]["time"] - left < 0.5
+
+
+def test_reload_waits_for_answers(tmp_path: Path) -> None:
+    """Stopping the server ends what runs and leaves no process and no shared memory behind."""
+    repository = build(tmp_path / "repository", "float16")
+    with triton(repository) as server:
+        question = Question(server, ["x" * 50], stream=True, temperature=10)
+        question.next()
+        collected: list[Response] = []
+        reader = threading.Thread(target=lambda: collected.extend(question.all()))
+        reader.start()
+        group = server.process.pid
+    reader.join(10)
+    assert server.process.returncode is not None
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)

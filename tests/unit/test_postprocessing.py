@@ -1,0 +1,103 @@
+"""Ids back to text."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import serving
+import triton_python_backend_utils as pb_utils
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SETTINGS = {"model": "tiny-llava", "tokenizer": {"file": "tokenizer.json"}, "skip_special_tokens": True}
+TOKENIZER = serving.tokenizer()
+
+
+@cache
+def shared_step() -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        return serving.load_step("postprocessing", Path(folder), SETTINGS)
+
+
+@cache
+def hugging_face() -> Any:
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    return pytest.importorskip("transformers").PreTrainedTokenizerFast(tokenizer_object=TOKENIZER, **names)
+
+
+@pytest.fixture
+def step() -> Any:
+    return shared_step()
+
+
+def test_beams_are_cut_and_shaped(step: Any) -> None:
+    words = [
+        TOKENIZER.encode(text, add_special_tokens=False).ids
+        for text in ("which city", "the dog", "a", "street")
+    ]
+    longest = max(map(len, words)) + 3
+    output_ids = np.full((2, 2, longest), 77, np.int32)  # what lies behind the length must not be read
+    for place, ids in zip(np.ndindex(2, 2), words, strict=True):
+        output_ids[place][: len(ids)] = ids
+    output_ids[1, 1, len(words[3]) :] = -1
+    lengths = np.array([list(map(len, words[:2])), [len(words[2]), longest]], np.int32)
+    texts = serving.run(step, output_ids=output_ids, sequence_length=lengths)["text_output"]
+    assert texts.shape == (2, 2) and texts.dtype == np.object_
+    assert texts.tolist() == [[b"which city", b"the dog"], [b"a", b"street"]]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-2, 700), max_size=20))
+def test_any_ids_decode(ids: list[int]) -> None:
+    known = [token for token in ids if 0 <= token < TOKENIZER.get_vocab_size()]
+    output = serving.run(
+        shared_step(),
+        output_ids=np.array([[[*ids, 2147483647]]], np.int32),
+        sequence_length=np.array([[len(ids) + 1]], np.int32),
+    )["text_output"]
+    assert output[0, 0].decode() == TOKENIZER.decode(known, skip_special_tokens=True)
+
+
+def test_no_tokens_is_empty_text(step: Any) -> None:
+    for length in (0, -1):
+        lengths = np.array([[length]], np.int32)
+        output = serving.run(step, output_ids=np.empty((1, 1, 0), np.int32), sequence_length=lengths)
+        assert output["text_output"].tolist() == [[b""]]
+
+
+@settings(deadline=None)  # the first example imports transformers
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=30),
+    st.lists(st.integers(0, 599), max_size=12),
+)
+def test_equals_hugging_face(text: str, more: list[int]) -> None:
+    ids = TOKENIZER.encode(text).ids + [token % TOKENIZER.get_vocab_size() for token in more]
+    assert shared_step().text(ids) == hugging_face().decode(ids, skip_special_tokens=True)
+
+
+def test_special_tokens_are_left_out_or_kept(tmp_path: Path, step: Any) -> None:
+    ids = [*TOKENIZER.encode("the dog").ids, 2]
+    keeping = serving.load_step("postprocessing", tmp_path, {**SETTINGS, "skip_special_tokens": False})
+    assert step.text(ids) == "the dog"
+    assert "</s>" in keeping.text(ids) and "<s>" in keeping.text(ids)
+
+
+def test_without_tokenizer_it_refuses_to_load(tmp_path: Path) -> None:
+    with pytest.raises(
+        pb_utils.TritonModelException, match="gen-repo --model tiny-llava --hf-model-dir DIR"
+    ) as refusal:
+        serving.load_step("postprocessing", tmp_path, SETTINGS, with_tokenizer=False)
+    assert str(tmp_path) not in str(refusal.value)
+
+
+def test_a_defect_is_an_internal_error_with_an_id(step: Any) -> None:
+    with pytest.raises(serving.RequestFailed, match=r"^internal error [0-9a-f]{8}$") as failure:
+        serving.run(step, sequence_length=np.array([[1]], np.int32))
+    assert failure.value.code == pb_utils.TritonError.INTERNAL
+    level, message = vars(pb_utils.Logger)["messages"][-1]
+    assert level == "error" and str(failure.value) in message and "Traceback" in message
