@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from generator import __version__
-from generator.findings import EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, Finding, Refused, error
+from generator.findings import EXIT_ENVIRONMENT, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, Finding, Refused, error
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -223,18 +223,36 @@ def _check(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from generator import server
 
-    return server.serve(
-        arguments.repository,
-        http_port=arguments.http_port,
-        grpc_port=arguments.grpc_port,
-        metrics_port=arguments.metrics_port,
-    )
+    try:
+        return server.serve(
+            arguments.repository,
+            http_port=arguments.http_port,
+            grpc_port=arguments.grpc_port,
+            metrics_port=arguments.metrics_port,
+        )
+    except server.ServerError as problem:
+        found = error("server", problem.message, arguments.repository, problem.remedy)
+        raise Refused(found, exit_code=EXIT_ENVIRONMENT) from None
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    from generator.ask import run
+    from generator import ask, server
 
-    return run(arguments)
+    given = {"temperature": arguments.temperature}
+    try:
+        return ask.run(
+            arguments.url,
+            arguments.model,
+            arguments.text,
+            arguments.image,
+            max_tokens=arguments.max_tokens,
+            stream=arguments.stream,
+            times=arguments.times,
+            parameters={name: value for name, value in given.items() if value is not None},
+        )
+    except server.ServerError as problem:
+        found = error("ask", problem.message, arguments.url, problem.remedy)
+        raise Refused(found, exit_code=EXIT_ENVIRONMENT) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,8 @@ class PixelSpec:
 
     Attributes:
         steps: geometric steps in order, on uint8 pixels: ("resize_shortest", n), ("resize", height, width),
-            ("center_crop", height, width), ("pad_square", r, g, b).
+            ("center_crop", height, width), ("pad_square", r, g, b), ("on_white",) for a PNG's transparent colour,
+            which transformers' processors paint white when they convert to RGB.
         shape: (channels, height, width) after the steps.
         mean, std: per channel, of values rescaled to 0..1.
         resample: Pillow's filter number (3 = bicubic).

@@ -285,8 +285,8 @@ def _write_projector(folder: Path, config: dict[str, Any], seed: int) -> None:
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "llava": _llava,
-    "vila": partial(_vila, language_model=_vicuna, seed=10),
-    "vila-llama_3": partial(_vila, language_model=_llama_3, seed=20),
+    "vila": partial(_vila, language_model=_vicuna, seed=70),
+    "vila-llama_3": partial(_vila, language_model=_llama_3, seed=80),
     "vila-hermes-2": partial(_vila, language_model=_hermes_2, seed=30),
 }
 
@@ -303,7 +303,7 @@ def make(name: str, folder: Path) -> Path:
 
 
 def cached(name: str) -> Path:
-    """Folder of the checkpoint `name`, made at most once for each version of the makers; treat it as read-only.
+    """Folder of the checkpoint `name`, made once for each version of the makers; treat it as read-only.
 
     It lies below $TEST_CHECKPOINTS, or else below the temporary folder. Processes that make it at the same
     time each write a private folder, and the first to rename it wins.

@@ -150,9 +150,9 @@ PROMPTS: tuple[str, ...] = (
     "e\u0301 is not \u00e9; \u00a0no-break\u200bspace",
     "C:\\temp\\new\\file.txt and /usr/share/doc",
     (
-        "Look carefully at the picture. First list every object that you can see, from left to right, with its "
-        "colour. Then say which of them are made by people and which are not. Finally write one sentence that "
-        "sums up the scene."
+        "Look carefully at the picture. First list every object that you can see, from left to right, with "
+        "its colour. Then say which of them are made by people and which are not. Finally write one sentence "
+        "that sums up the scene."
     ),
     "Please " + "really " * 60 + "describe it.",
 )

@@ -54,7 +54,11 @@ def _triple(value: Any, name: str, path: Path) -> tuple[float, float, float]:
 
 
 def _pixels(path: Path, squash_first: bool, pad_square: bool) -> PixelSpec | None:
-    """Geometry and normalisation of an image processor's config (CLIPImageProcessor, SiglipImageProcessor)."""
+    """Geometry and normalisation of an image processor's config (CLIPImageProcessor, SiglipImageProcessor).
+
+    Args:
+        squash_first, pad_square: what the model's own code does to the image before that processor sees it.
+    """
     if not path.is_file():
         return None
     config = jsonfile.read(path, "preprocessor_config.json", DOWNLOAD)
@@ -78,6 +82,9 @@ def _pixels(path: Path, squash_first: bool, pad_square: bool) -> PixelSpec | Non
     else:
         height, width = _size(size, "height", path), _size(size, "width", path)
         steps.append(("resize", height, width))
+    if config.get("do_convert_rgb", True):
+        first = 0 if not (squash_first or pad_square) else len(steps)
+        steps.insert(first, ("on_white",))
     return PixelSpec(
         steps=tuple(steps),
         shape=(3, height, width),

@@ -19,7 +19,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 PIXELS = PixelSpec(
-    steps=(("resize_shortest", 336), ("center_crop", 336, 336)),
+    steps=(("on_white",), ("resize_shortest", 336), ("center_crop", 336, 336)),
     shape=(3, 336, 336),
     mean=CLIP_MEAN,
     std=CLIP_STD,

@@ -37,10 +37,13 @@ HERMES_2 = Conversation(
 )
 
 SIGLIP_384 = PixelSpec(
-    steps=(("resize", 384, 384),), shape=(3, 384, 384), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    steps=(("resize", 384, 384), ("on_white",)),
+    shape=(3, 384, 384),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
 )
 INTERN_VIT_448 = PixelSpec(
-    steps=(("resize", 448, 448),),
+    steps=(("resize", 448, 448), ("on_white",)),
     shape=(3, 448, 448),
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),

@@ -97,7 +97,7 @@ class Oracle(ABC):
     def generate(
         self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False
     ) -> tuple[list[int], str]:
-        """Greedy answer: new token ids (with the end token when it came), their text without special tokens."""
+        """Greedy answer: new token ids (with the end token if it came), their text without special tokens."""
         rows = self.rows(self.pixels(images)) if images else None
         new = self.continuation(self.ids(text, images, raw), rows, max_new_tokens)
         return new, self.text(new)

@@ -72,9 +72,7 @@ class VilaOracle(Oracle):
             )
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
         self.model = from_checkpoint(LlamaForCausalLM, folder / "llm")
-        self.tower: Any = SiglipVisionModel.from_pretrained(
-            folder / "vision_tower", dtype=torch.float16
-        ).eval()
+        self.tower = from_checkpoint(SiglipVisionModel, folder / "vision_tower")
         self.image_processor = with_pillow(AutoImageProcessor, folder / "vision_tower")
         self.projector = load_file(folder / "mm_projector" / "model.safetensors")
         self.image_id = IMAGE_TOKEN_INDEX

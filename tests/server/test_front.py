@@ -233,6 +233,7 @@ def build(folder: Path, table: str) -> Path:
         "llm_outputs": [*FROM_LLM, *EXTRA],
         "max_threads": THREADS,
         "poll_seconds": 0.01,
+        "silence_seconds": 1.0,
     }
     (front / "settings.json").write_text(json.dumps(settings))
     return folder

@@ -131,8 +131,8 @@ def ask(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> grpcclient.I
 def answer(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> list[int]:
     result = ask(client, prompt, tokens, **more)
     length = result.as_numpy("sequence_length")[0, 0]
-    tokens: list[int] = result.as_numpy("output_ids")[0, 0, :length].tolist()
-    return tokens
+    ids: list[int] = result.as_numpy("output_ids")[0, 0, :length].tolist()
+    return ids
 
 
 def stream(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> list[grpcclient.InferResult]:
@@ -144,12 +144,15 @@ def stream(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> list[grpc
             DECOUPLED, inputs(prompt, tokens, **more), enable_empty_final_response=True, request_id="stream"
         )
         received: list[Any] = []
-        while not received or not _is_final(received[-1]):
-            received.append(responses.get(timeout=20))
-            if isinstance(received[-1], InferenceServerException):
-                raise received[-1]
-        time.sleep(0.05)
-        assert responses.empty()
+        try:
+            while not received or not _is_final(received[-1]):
+                received.append(responses.get(timeout=20))
+                if isinstance(received[-1], InferenceServerException):
+                    raise received[-1]
+            time.sleep(0.05)
+            assert responses.empty()
+        finally:
+            own.stop_stream(cancel_requests=True)
     return received
 
 

@@ -6,7 +6,6 @@ import base64
 import importlib.util
 import json
 import shutil
-import sys
 import tempfile
 from functools import cache
 from io import BytesIO
@@ -15,19 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
 
 ROOT = Path(__file__).parents[2]
-for folder in ("templates/shared", "templates/preprocessing/1", "tests/doubles"):
-    if str(ROOT / folder) not in sys.path:
-        sys.path.insert(0, str(ROOT / folder))
-
-import triton_python_backend_utils as pb_utils  # noqa: E402  (the path above leads to it)
 
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-CLIP_STEPS = [["resize_shortest", 336], ["center_crop", 336, 336]]
+CLIP_STEPS = [["on_white"], ["resize_shortest", 336], ["center_crop", 336, 336]]
 SMALL_PIXELS = {"steps": [["resize_shortest", 8], ["center_crop", 8, 8]], "shape": [3, 8, 8]}
 VOCAB_SIZE = 640  # of the imagined LLM: the tokenizer's, padded as LLMs do
 ROWS = 6

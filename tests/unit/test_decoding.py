@@ -164,5 +164,5 @@ def test_the_vision_tower_is_dropped(case: Case) -> None:
 
 
 def test_another_vocabulary_is_refused_at_load(case: Case) -> None:
-    with pytest.raises(ValueError, match="vocab_size .* this repository was generated for 7.*generate"):
+    with pytest.raises(ValueError, match=r"vocab_size .* this repository was generated for 7.*generate"):
         llm_loading.load({**case.settings, "vocab_size": 7}, torch.device("cpu"))

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from fetch import Fetcher, is_public
-from serving import file
 from tensors import RequestError
+
+from tests.unit.serving import file
 
 
 class Pages(http.server.BaseHTTPRequestHandler):
@@ -138,6 +139,6 @@ def test_listed_hosts_are_exact() -> None:
 def test_public_addresses() -> None:
     assert all(map(is_public, ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"]))
     private = ["127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "100.64.0.1",
-               "0.0.0.0", "224.0.0.1", "::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1",
+               "0.1.2.3", "224.0.0.1", "::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1",
                "2002:a00:1::", "2001:0:a00:1::", "::", "ff02::1"]  # fmt: skip
     assert [address for address in private if is_public(address)] == []

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import serving
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from images import ImageReader
 from PIL import Image
-from serving import data_uri, file, picture, refusal, run, texts, words
 from tensors import RequestError
+
+from tests.unit import serving
+from tests.unit.serving import data_uri, file, picture, refusal, run, texts, words
 
 READ = ImageReader(serving.settings()["limits"], [])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
 
 NEW_TOKENS = 12
+MUTATED_TOKENS = 24
 ORACLES: dict[str, Callable[[], Oracle]] = {
     "llava": lambda: LlavaOracle(checkpoints.cached("llava")),
     "vila": lambda: VilaOracle(checkpoints.cached("vila")),
@@ -49,7 +51,7 @@ def test_answers_are_distinct(name: str) -> None:
 def test_mutations_change_the_text(name: str) -> None:
     """Four wrongs that a serving bug would produce; each must change every one of the answers tried."""
     truth = oracle(name)
-    for number, text in enumerate(photos.PROMPTS[:3]):
+    for number, text in enumerate(photos.PROMPTS[:2]):
         ids = truth.ids(text, [picture(number)])
         rows = truth.rows(truth.pixels([picture(number)]))
         middle = rows.shape[1] // 2
@@ -65,9 +67,11 @@ def test_mutations_change_the_text(name: str) -> None:
             "one id shifted": (shifted, rows),
             "one BOS more": ([truth.tokenizer.bos_token_id, *ids], rows),
         }
-        texts = {what: truth.text(truth.continuation(*case, NEW_TOKENS)) for what, case in mutated.items()}
+        texts = {
+            what: truth.text(truth.continuation(*case, MUTATED_TOKENS)) for what, case in mutated.items()
+        }
         right = texts.pop("none")
-        assert right == truth.generate(text, [picture(number)], NEW_TOKENS)[1]
+        assert right == truth.generate(text, [picture(number)], MUTATED_TOKENS)[1]
         assert [what for what, changed in texts.items() if changed == right] == []
 
 
@@ -155,7 +159,6 @@ def test_checkpoints_are_reproducible(name: str, tmp_path: Path) -> None:
         ("vila", "vision_tower", transformers.SiglipVisionModel),
     ],
 )
-def test_published_names_of_weights_are_understood(name: str, folder: str, model_class: type) -> None:
-    loaded = model_class.from_pretrained(checkpoints.cached(name) / folder, output_loading_info=True)  # type: ignore[attr-defined]
-    _, report = loaded
+def test_published_names_of_weights_are_understood(name: str, folder: str, model_class: Any) -> None:
+    _, report = model_class.from_pretrained(checkpoints.cached(name) / folder, output_loading_info=True)
     assert not any(report.values()), report

@@ -5,18 +5,24 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
-import fast_jpeg
 import numpy as np
 import pytest
-import serving
 from images import ENCODED, ImageReader, Source
 from numpy.typing import NDArray
 from PIL import Image
 from pixels import PixelTransform
 from tensors import RequestError
 
-SIGLIP = {"steps": [["resize", 384, 384]], "mean": [0.5] * 3, "std": [0.5] * 3, "shape": [3, 384, 384]}
-PADDED = {"steps": [["pad_square", 122, 116, 104], *serving.CLIP_STEPS]}
+from tests.unit import serving
+
+SIGLIP = {
+    "steps": [["on_white"], ["resize", 384, 384]],
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+    "shape": [3, 384, 384],
+}
+PADDED = {"steps": [["on_white"], ["pad_square", 122, 116, 104], *serving.CLIP_STEPS[1:]]}
+VILA = {**SIGLIP, "steps": [["resize", 384, 384], ["on_white"]]}  # it squashes before the processor
 PNG_MODES = ("RGB", "L", "RGBA", "LA", "P", "1", "I;16")
 
 
@@ -45,11 +51,14 @@ def ours(file: bytes, **pixel_settings: Any) -> NDArray[Any]:
     return out
 
 
-def theirs(processor: Any, file: bytes) -> NDArray[Any]:
-    """What Hugging Face makes of the file, rounded to fp16 by torch."""
+def theirs(processor: Any, file: bytes, squash: int = 0) -> NDArray[Any]:
+    """What Hugging Face makes of the file, rounded to fp16 by torch; `squash` resizes it before the processor."""
     load_image = pytest.importorskip("transformers.image_utils").load_image
     torch = pytest.importorskip("torch")
-    pixels = processor(load_image(Image.open(BytesIO(file))), return_tensors="pt")["pixel_values"][0]
+    image = load_image(Image.open(BytesIO(file)))
+    if squash:
+        image = image.resize((squash, squash))
+    pixels = processor(image, return_tensors="pt")["pixel_values"][0]
     array: NDArray[Any] = pixels.to(torch.float16).numpy()
     return array
 
@@ -103,7 +112,8 @@ def test_sizes(size: tuple[int, int], clip: Any, siglip: Any, padded: Any) -> No
 def test_png_modes(mode: str, clip: Any, siglip: Any) -> None:
     for seed in range(2):
         rng = np.random.default_rng(seed)
-        file = encoded(noise(*rng.integers(20, 500, 2).tolist(), seed=seed, mode=mode), "PNG")
+        width, height = rng.integers(20, 500, 2).tolist()
+        file = encoded(noise(width, height, seed, mode), "PNG")
         assert same(ours(file), theirs(clip, file))
         assert same(ours(file, **SIGLIP), theirs(siglip, file))
 
@@ -142,7 +152,7 @@ def test_first_frame_of_an_animation(clip: Any) -> None:
         assert same(ours(file), theirs(clip, file))
 
 
-def test_transparent_colour(clip: Any) -> None:
+def test_transparent_colour(clip: Any, siglip: Any) -> None:
     few_colours = noise(50, 40, 3).quantize(8)
     alphas = bytes([0, 90, 255]) + bytes([255] * 5)
     cases = [
@@ -154,6 +164,9 @@ def test_transparent_colour(clip: Any) -> None:
     for image, key in [*cases, (few_colours.convert("RGB"), colour)]:
         file = encoded(image, "PNG", transparency=key)
         assert same(ours(file), theirs(clip, file))
+        assert same(ours(file, **VILA), theirs(siglip, file, squash=384))
+    white = ours(encoded(Image.new("RGB", (40, 30), "red"), "PNG", transparency=(255, 0, 0)))
+    assert same(white, ours(encoded(Image.new("RGB", (40, 30), "white"), "PNG")))
 
 
 def test_phone_pictures_in_several_parts(clip: Any) -> None:
@@ -186,34 +199,3 @@ def test_settings_are_checked_at_load() -> None:
     for wrong in ({"steps": [["sharpen", 3]]}, {"dtype": "float61"}, {"resample": 77}):
         with pytest.raises((ValueError, TypeError)):
             PixelTransform(serving.settings(pixels=wrong)["pixels"], 1000)
-
-
-def test_simplejpeg_is_used_only_where_it_equals_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    simplejpeg = pytest.importorskip("simplejpeg")
-    assert fast_jpeg._enabled
-    calls = []
-    decode = simplejpeg.decode_jpeg
-
-    def counting(*args: Any, **options: Any) -> Any:
-        calls.append(args)
-        return decode(*args, **options)
-
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", counting)
-    for number, (mode, used) in enumerate([("RGB", True), ("L", True), ("CMYK", False)]):
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        file = encoded(noise(301, 203, number, mode), "JPEG", exif=exif.tobytes())
-        calls.clear()
-        fast = ours(file)
-        assert bool(calls) == used
-        with monkeypatch.context() as without:
-            without.setattr(fast_jpeg, "_enabled", False)
-            assert same(ours(file), fast)
-
-
-def test_a_truncated_jpeg_is_refused_with_either_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = encoded(noise(300, 300, 1), "JPEG")[:-5000]
-    for enabled in (fast_jpeg._enabled, False):
-        monkeypatch.setattr(fast_jpeg, "_enabled", enabled)
-        with pytest.raises(RequestError, match="truncated or damaged"):
-            ours(file)

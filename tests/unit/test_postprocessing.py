@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import serving
 import triton_python_backend_utils as pb_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.unit import serving
 
 SETTINGS = {"model": "tiny-llava", "tokenizer": {"file": "tokenizer.json"}, "skip_special_tokens": True}
 TOKENIZER = serving.tokenizer()

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import serving
 import triton_python_backend_utils as pb_utils
-from serving import ROWS, VOCAB_SIZE, data_uri, file, make_request, refusal, run, texts, words
+
+from tests.unit import serving
+from tests.unit.serving import ROWS, VOCAB_SIZE, data_uri, file, make_request, refusal, run, texts, words
 
 
 def load(folder: Path, **changes: Any) -> Any:

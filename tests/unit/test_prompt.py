@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import serving
 from hypothesis import given
 from hypothesis import strategies as st
 from prompt import PromptBuilder
-from serving import ROWS, VOCAB_SIZE
 from tensors import RequestError
 from word_lists import embedding_bias, spellings, stacked, word_list
+
+from tests.unit import serving
+from tests.unit.serving import ROWS, VOCAB_SIZE
 
 TOKENIZER = serving.tokenizer()
 MARK = "<image>"
@@ -136,7 +137,7 @@ def test_output_len() -> None:
         with pytest.raises(RequestError, match=f"max_tokens is {wanted}"):
             prompts.output_len(10, wanted)
     with pytest.raises(
-        RequestError, match="100 prompt tokens and max_tokens 201 exceed max_seq_len 300.*at most 200"
+        RequestError, match=r"100 prompt tokens and max_tokens 201 exceed max_seq_len 300.*at most 200"
     ):
         prompts.output_len(100, 201)
     with pytest.raises(RequestError, match="exceed max_seq_len 300"):

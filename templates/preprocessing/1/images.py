@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
 
-import fast_jpeg
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from fetch import Fetcher
@@ -142,7 +141,6 @@ class ImageReader:
                 "send a smaller one"
             )
         try:
-            image = fast_jpeg.decoded(image, file)
             ImageOps.exif_transpose(image, in_place=True)
             return image.convert("RGB")
         except Exception:

@@ -35,6 +35,7 @@ class PixelTransform:
             "resize": self._resize,
             "center_crop": _center_crop,
             "pad_square": _pad_square,
+            "on_white": on_white,
         }
         unknown = [name for name, *_ in settings["steps"] if name not in known]
         if unknown:
@@ -47,7 +48,6 @@ class PixelTransform:
 
         Raises RequestError when the image is too elongated to be resized.
         """
-        image = on_white(image)
         for step, arguments in self._steps:
             image = step(image, *arguments)
         channels_last = np.asarray(image)

@@ -25,7 +25,8 @@ class Prompt(TypedDict):
 
 
 class Pixels(TypedDict):
-    # ["resize_shortest", edge], ["resize", h, w], ["center_crop", h, w], ["pad_square", r, g, b], in order
+    # in order: ["on_white"], ["resize_shortest", edge], ["resize", h, w], ["center_crop", h, w],
+    # ["pad_square", r, g, b]
     steps: list[list[Any]]
     resample: int  # Pillow's number of the filter
     rescale_factor: float

@@ -104,10 +104,11 @@ class PromptBuilder:
             raise RequestError(f"{self._model} needs an image: send one, for example in image_encoded_input")
         if images > self._limits["max_images"]:
             raise RequestError(f"{images} images, allowed are {self._limits['max_images']}: send fewer")
-        if images * self._rows > self._limits["max_table_rows"]:
+        table = self._limits["max_table_rows"]
+        if images * self._rows > table:
             raise RequestError(
-                f"{images} images of {self._rows} rows exceed the prompt table of "
-                f"{self._limits['max_table_rows']}: send at most {self._limits['max_table_rows'] // self._rows} images"
+                f"{images} images of {self._rows} rows exceed the prompt table of {table}: "
+                f"send at most {table // self._rows} images"
             )
 
     def _text(self, text: str, images: int, apply_chat_template: bool) -> str:

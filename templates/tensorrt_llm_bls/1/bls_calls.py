@@ -11,15 +11,13 @@ import triton_python_backend_utils as pb_utils
 # The server fills pb_utils in only after this module is imported: hence the quotes.
 Tensors: TypeAlias = "dict[str, pb_utils.Tensor]"
 
-BF16 = 14  # TRITONSERVER_TYPE_BF16, which numpy has no type for
-
 
 class StepError(Exception):
-    """A step answered with an error; its message and code go to the client."""
+    """A step failed; message and code go to the client."""
 
-    def __init__(self, model: str, error: pb_utils.TritonError) -> None:
-        super().__init__(f"{model}: {error.message()}")
-        self.code = error.code()
+    def __init__(self, model: str, message: str, code: int) -> None:
+        super().__init__(f"{model}: {message}")
+        self.code = code
 
 
 def call(model: str, inputs: Sequence[pb_utils.Tensor], outputs: Sequence[str]) -> Tensors:
@@ -46,7 +44,8 @@ def call_decoupled(
 
 def _tensors(model: str, response: pb_utils.InferenceResponse) -> Tensors:
     if response.has_error():
-        raise StepError(model, response.error())
+        error = response.error()
+        raise StepError(model, error.message(), error.code())
     return {tensor.name(): tensor for tensor in response.output_tensors()}
 
 
@@ -60,9 +59,10 @@ def row_of(tensor: pb_utils.Tensor, row: int, length: int | None = None) -> pb_u
 
     The copy lies where the tensor lies: in host memory, or on its GPU (through DLPack, as BF16 tensors are too).
     """
-    if tensor.is_cpu() and tensor.triton_dtype() != BF16:
+    try:
         part = tensor.as_numpy()[row : row + 1]
-        return pb_utils.Tensor(tensor.name(), np.ascontiguousarray(part if length is None else part[:, :length]))
-    import torch  # needed for this case alone, which numpy cannot do
+    except pb_utils.TritonModelException:  # on a GPU, or of a type that numpy lacks
+        import torch
 
-    return pb_utils.Tensor.from_dlpack(tensor.name(), torch.from_dlpack(tensor)[row : row + 1].clone())
+        return pb_utils.Tensor.from_dlpack(tensor.name(), torch.from_dlpack(tensor)[row : row + 1].clone())
+    return pb_utils.Tensor(tensor.name(), np.ascontiguousarray(part if length is None else part[:, :length]))

@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import triton_python_backend_utils as pb_utils
@@ -17,20 +18,32 @@ STOP_AGAIN_SECONDS = 0.1  # a stop that overtakes its request finds nothing to s
 Stop: TypeAlias = "Callable[[str, Sequence[pb_utils.Tensor]], None]"
 
 
+@dataclass
+class Run:
+    """One row in the LLM: what a `stop` for it carries, and when it was last heard of."""
+
+    stop_inputs: Sequence[pb_utils.Tensor]
+    heard: float | None = None
+
+
 class Ticket:
     """Sends the responses of one request, from any thread; one error and one final flag at most.
 
-    Once the client has cancelled or a row has failed, nothing but the end is sent.
+    Once the client has cancelled or a row has failed, nothing but the end is sent. `on_finish` runs just before it.
     """
 
-    def __init__(self, sender: pb_utils.InferenceResponseSender, rows: int) -> None:
+    def __init__(
+        self, sender: pb_utils.InferenceResponseSender, rows: int, on_finish: Callable[[Ticket], None]
+    ) -> None:
         self.rows = rows
         self._sender = sender
+        self._on_finish = on_finish
         self._lock = threading.Lock()
+        self._rows_left = rows
         self._over = False
         self._cancelled = False
         self._error: Exception | None = None
-        self._running: dict[str, Sequence[pb_utils.Tensor]] = {}
+        self._runs: dict[str, Run] = {}
         self._next_stop = 0.0
 
     @property
@@ -48,12 +61,20 @@ class Ticket:
         with self._lock:
             self._error = self._error or error
 
+    def row_done(self) -> None:
+        """One row has nothing more to send; the last one ends the answer."""
+        with self._lock:
+            self._rows_left -= 1
+        if self._rows_left == 0:
+            self.finish()
+
     def finish(self) -> None:
-        """Send the error if there is one, and the final flag in any case."""
+        """Send the error if there is one, and the final flag in any case; only the first call does so."""
         with self._lock:
             if self._over:
                 return
             self._over = True
+            self._on_finish(self)
             flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
             if self._error is None or self._cancelled:
                 self._sender.send(flags=flags)
@@ -62,20 +83,31 @@ class Ticket:
 
     def started(self, request_id: str, stop_inputs: Sequence[pb_utils.Tensor]) -> None:
         """The LLM works on `request_id`; a `stop` for it carries `stop_inputs`."""
-        self._running[request_id] = stop_inputs
+        self._runs[request_id] = Run(stop_inputs)
+
+    def heard(self, request_id: str) -> None:
+        """The LLM has sent something for `request_id`."""
+        self._runs[request_id].heard = time.monotonic()
 
     def ended(self, request_id: str) -> None:
-        self._running.pop(request_id, None)
+        self._runs.pop(request_id, None)
 
-    def watch(self, stop: Stop) -> None:
+    def watch(self, stop: Stop, silence_seconds: float) -> None:
         """Look whether the client has cancelled, and stop the LLM when nobody waits for it any more."""
         with self._lock:  # the sender must not be asked after the final flag, when the server has let go of it
             if not (self._over or self._cancelled):
                 self._cancelled = self._sender.is_cancelled()
-        if self.given_up and time.monotonic() >= self._next_stop:
-            self._next_stop = time.monotonic() + STOP_AGAIN_SECONDS
-            for request_id, inputs in list(self._running.items()):
-                stop(request_id, inputs)
+        now = time.monotonic()
+        runs = dict(self._runs)
+        if self.given_up and now >= self._next_stop:
+            self._next_stop = now + STOP_AGAIN_SECONDS
+            for request_id, run in runs.items():
+                stop(request_id, run.stop_inputs)
+        # Triton before 25.01 loses an error that follows other responses, and the reader waits for it in vain.
+        if any(run.heard is not None and now - run.heard > silence_seconds for run in runs.values()):
+            message = f"no token came for {silence_seconds:g} s after earlier ones; its log may say why"
+            self.fail(StepError("the LLM", message, pb_utils.TritonError.INTERNAL))
+            self.finish()
 
 
 def _error_response(error: Exception) -> pb_utils.InferenceResponse:
@@ -87,13 +119,14 @@ def _error_response(error: Exception) -> pb_utils.InferenceResponse:
 class Watch:
     """One thread that watches every ticket, at most once per `poll_seconds`; it sleeps while there is none."""
 
-    def __init__(self, poll_seconds: float, stop: Stop) -> None:
+    def __init__(self, poll_seconds: float, silence_seconds: float, stop: Stop) -> None:
         self._poll_seconds = poll_seconds
+        self._silence_seconds = silence_seconds
         self._stop = stop
         self._tickets: set[Ticket] = set()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="cancel-watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
     def add(self, ticket: Ticket) -> None:
@@ -120,7 +153,7 @@ class Watch:
                 tickets = list(self._tickets)
             for ticket in tickets:
                 try:
-                    ticket.watch(self._stop)
+                    ticket.watch(self._stop, self._silence_seconds)
                 except Exception:  # the watch outlives whatever happens to one request
                     pb_utils.Logger.log_error(f"watching a request failed\n{traceback.format_exc()}")
             time.sleep(self._poll_seconds)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ VISION_OUTPUTS = ("prompt_embedding_table",)
 PER_TOKEN = ("input_ids", "prompt_table_extra_ids")  # [B, L], right padded in a batch
 REQUIRED_WITH_STOP = ("input_ids", "input_lengths", "request_output_len")
 TO_POSTPROCESSING = ("output_ids", "sequence_length")
+SILENCE_SECONDS = 60.0  # between two tokens of one row
 NOT_FOR_CLIENTS = (*TO_POSTPROCESSING, "batch_index")
 
 
@@ -40,12 +40,12 @@ class TritonPythonModel:
         self.preprocessing_outputs: list[str] = settings["preprocessing_outputs"]
         self.llm_inputs: dict[str, str] = settings["llm_inputs"]
         self.llm_outputs: list[str] = settings["llm_outputs"]
-        self.detokenizer = Detokenizer(Tokenizer.from_file(str(here.with_name("tokenizer.json"))))
+        tokenizer = Tokenizer.from_file(str(here.with_name(settings["tokenizer"]["file"])))
+        self.detokenizer = Detokenizer(tokenizer)
         self.max_threads: int = settings["max_threads"]
         self.free_threads = self.max_threads
         self.lock = threading.Lock()
-        self.pool = ThreadPoolExecutor(self.max_threads, thread_name_prefix="row")
-        self.watch = Watch(settings["poll_seconds"], self.stop)
+        self.watch = Watch(settings["poll_seconds"], settings.get("silence_seconds", SILENCE_SECONDS), self.stop)
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> None:
         for request in requests:
@@ -57,14 +57,15 @@ class TritonPythonModel:
             except Exception as error:
                 sender.send(failed(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 continue
-            self.pool.submit(self.serve, Ticket(sender, rows), inputs, set(request.requested_output_names()))
+            ticket = Ticket(sender, rows, self.release)
+            self.watch.add(ticket)
+            start(self.serve, ticket, inputs, set(request.requested_output_names()))
 
     def finalize(self) -> None:
-        self.pool.shutdown()
         self.watch.close()
 
     def admit(self, rows: int) -> None:
-        """Take one thread per row, or raise RequestError: a request never waits here for another one's threads."""
+        """Take one thread per row, or raise RequestError: nothing ever waits here for another request's threads."""
         with self.lock:
             if rows > self.free_threads:
                 raise RequestError(
@@ -73,23 +74,23 @@ class TritonPythonModel:
                 )
             self.free_threads -= rows
 
+    def release(self, ticket: Ticket) -> None:
+        """Give the threads back: before the final flag, after which the client may send its next request."""
+        self.watch.remove(ticket)
+        with self.lock:
+            self.free_threads += ticket.rows
+
     def serve(self, ticket: Ticket, inputs: Tensors, wanted: set[str]) -> None:
         """Answer one request, in the thread of its first row."""
-        self.watch.add(ticket)
         try:
             llm_inputs = self.prepare(ticket, inputs)
-            others = [
-                self.pool.submit(self.serve_row, ticket, llm_inputs, row, wanted) for row in range(1, ticket.rows)
-            ]
-            self.serve_row(ticket, llm_inputs, 0, wanted)
-            wait(others)
         except Exception as error:
             ticket.fail(error)
-        finally:
-            self.watch.remove(ticket)
-            with self.lock:  # before the final flag, after which the client may send its next request
-                self.free_threads += ticket.rows
             ticket.finish()
+            return
+        for row in range(1, ticket.rows):
+            start(self.serve_row, ticket, llm_inputs, row, wanted)
+        self.serve_row(ticket, llm_inputs, 0, wanted)
 
     def prepare(self, ticket: Ticket, inputs: Tensors) -> Tensors:
         """What the LLM gets for the whole request: [B, ...] each, the table where the vision encoder put it."""
@@ -114,6 +115,8 @@ class TritonPythonModel:
             self.generate(ticket, inputs, row, text, wanted)
         except Exception as error:
             ticket.fail(error)
+        finally:
+            ticket.row_done()
 
     def generate(self, ticket: Ticket, inputs: Tensors, row: int, text: TextStream | None, wanted: set[str]) -> None:
         """Run the LLM on one row [1, ...] and send what it gives, as pieces of `text` when there is such a stream."""
@@ -125,6 +128,7 @@ class TritonPythonModel:
         silent = True
         try:
             for result in call_decoupled(self.steps["tensorrt_llm"], list(inputs.values()), outputs, request_id):
+                ticket.heard(request_id)
                 if ticket.given_up:
                     continue  # read to the end: only then has the LLM let go of the request
                 try:
@@ -150,6 +154,10 @@ class TritonPythonModel:
         flag = pb_utils.Tensor("stop", np.array([[True]]))
         for _ in call_decoupled(self.steps["tensorrt_llm"], [*inputs, flag], TO_POSTPROCESSING, request_id):
             pass
+
+
+def start(work: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=work, args=arguments, daemon=True).start()
 
 
 def one_row(batch: Tensors, row: int) -> Tensors:

@@ -17,6 +17,7 @@ import transformers
 from llm_request import LlmRequest
 from llm_words import ends_with_any
 from sampling import LogitsRules, choose
+from tensors import RequestError
 
 Cancelled = Callable[[], bool]
 
@@ -85,7 +86,14 @@ class Decoder:
             step = {"input_ids": torch.tensor([[token]], device=self.device)}
 
     def beams(self, row: LlmRequest, cancelled: Cancelled) -> list[list[Token]]:
-        """The `beam_width` best sequences of a row, best first, by Hugging Face's beam search."""
+        """The `beam_width` best sequences of a row, best first, by Hugging Face's beam search.
+
+        Raises RequestError for stop words under transformers 4, whose beam search does not end single beams.
+        """
+        if row.stop_words and int(transformers.__version__.split(".")[0]) < 5:
+            raise RequestError(
+                "stop_words_list with beam_width > 1 needs transformers 5 on the server: drop one of them"
+            )
         rules = self._rules(row)
         embeds = self.embed(row)
         config = transformers.GenerationConfig(
@@ -117,18 +125,16 @@ class Decoder:
                 logits_processor=transformers.LogitsProcessorList([process]),
                 stopping_criteria=transformers.StoppingCriteriaList([stop]),
             )
-            chosen = (found.sequences, found.scores, found.beam_indices)
-            log_probs = self.model.compute_transition_scores(*chosen)
-        return [self._beam(row, found, log_probs, beam) for beam in range(row.beam_width)]
+        return [self._beam(row, found, beam) for beam in range(row.beam_width)]
 
-    def _beam(self, row: LlmRequest, found: Any, log_probs: torch.Tensor, beam: int) -> list[Token]:
+    def _beam(self, row: LlmRequest, found: Any, beam: int) -> list[Token]:
         tokens: list[Token] = []
         total = 0.0
         sources = found.beam_indices[beam].tolist()
         length = sum(source >= 0 for source in sources)
         for step in range(length):
             token = int(found.sequences[beam, step])
-            log_prob = float(log_probs[beam, step])
+            log_prob = float(found.scores[step][sources[step], token])
             total += log_prob
             raw = found.logits[step][sources[step]].float().cpu() if row.generation_logits else None
             tokens.append(Token(token, log_prob, total, step + 1 == length, token == row.end_id, raw))

@@ -1,0 +1,54 @@
+# Everything is installed into .venv by the targets themselves; a fresh machine needs Python 3.10 to 3.12 and make.
+PYTHON ?= $(shell for v in 3.11 3.12 3.10; do command -v python$$v >/dev/null 2>&1 && { command -v python$$v; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STEPS := preprocessing postprocessing tensorrt_llm_bls trtllm/vision_encoder torch/vision_encoder torch/tensorrt_llm
+# One test process per core, each with one thread: torch and Triton would otherwise fight for the cores.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+export TEST_CHECKPOINTS := $(CURDIR)/.checkpoints
+
+.PHONY: check test demo goldens lint types unit server wheel clean
+.DEFAULT_GOAL := check
+
+$(VENV)/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.10, 3.11 or 3.12 found: install one, or call make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Steps have modules of the same name (model.py), so each folder is checked on its own, as Triton loads it.
+types: $(VENV)/installed
+	$(BIN)/mypy generator
+	@for step in $(STEPS); do \
+	  echo "mypy templates/$$step/1"; \
+	  MYPYPATH=typings:templates/shared:templates/$$step/1 $(BIN)/mypy templates/$$step/1/*.py || exit 1; \
+	done
+
+unit: $(VENV)/installed
+	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/unit tests/golden tests/stories
+
+check: lint types unit
+
+server: $(VENV)/installed
+	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q tests/server tests/parity
+
+wheel: $(VENV)/installed
+	$(ONE_THREAD) $(BIN)/pytest -q tests/package
+
+test: check server wheel
+
+demo: $(VENV)/installed
+	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo
+
+# The checked-in repositories below model_repos/ are what the tests compare with.
+goldens: $(VENV)/installed
+	$(BIN)/python -m tests.golden.repositories --write
+
+clean:
+	rm -rf $(VENV) .checkpoints .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
