@@ -21,12 +21,12 @@ VICUNA_V1 = Conversation(
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the user's questions. USER: {text} ASSISTANT:",
 )
-# The tokenizer itself adds <|begin_of_text|>, so the template starts behind it.
+# The original code spells out the begin token and its tokenizer adds another: the model has always seen two.
 LLAMA_3 = Conversation(
     "llama_3",
-    "<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language and vision assistant. You are able to "
-    "understand the visual content that the user provides, and assist the user with a variety of tasks using natural "
-    "language.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
+    "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language and vision assistant. "
+    "You are able to understand the visual content that the user provides, and assist the user with a variety of "
+    "tasks using natural language.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\n",
     stop_words=("<|eot_id|>",),
 )

@@ -93,20 +93,22 @@ class Ticket:
         self._runs.pop(request_id, None)
 
     def watch(self, stop: Stop, silence_seconds: float) -> None:
-        """Look whether the client has cancelled, and stop the LLM when nobody waits for it any more."""
+        """Look whether the client has cancelled or the LLM fell silent; stop the LLM when nobody waits for it."""
         with self._lock:  # the sender must not be asked after the final flag, when the server has let go of it
             if not (self._over or self._cancelled):
                 self._cancelled = self._sender.is_cancelled()
         now = time.monotonic()
         runs = dict(self._runs)
+        # Triton before 25.04 loses an error that follows other responses, and the row's thread waits in vain.
+        silent = any(run.heard is not None and now - run.heard > silence_seconds for run in runs.values())
+        if silent:
+            message = f"no token came for {silence_seconds:g} s after earlier ones; its log may say why"
+            self.fail(StepError("the LLM", message, pb_utils.TritonError.INTERNAL))
         if self.given_up and now >= self._next_stop:
             self._next_stop = now + STOP_AGAIN_SECONDS
             for request_id, run in runs.items():
                 stop(request_id, run.stop_inputs)
-        # Triton before 25.01 loses an error that follows other responses, and the reader waits for it in vain.
-        if any(run.heard is not None and now - run.heard > silence_seconds for run in runs.values()):
-            message = f"no token came for {silence_seconds:g} s after earlier ones; its log may say why"
-            self.fail(StepError("the LLM", message, pb_utils.TritonError.INTERNAL))
+        if silent:
             self.finish()
 
 

@@ -1,0 +1,348 @@
+"""The vision step of the trtllm runtime, its engine run by the stand-in for TensorRT (rows = 2 x pixels).
+
+No CUDA here: a stream is a list of what happened, and tensors stay on the host. What this cannot show (the real
+API, the GPU's memory and order of work) is left to a run on a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import serving
+import tensorrt as trt
+import torch
+import torch_device
+import triton_python_backend_utils as pb_utils
+from torch.utils import dlpack
+
+SHAPE = (3, 4, 4)
+ROWS, HIDDEN = 3, 16  # of one image: as many values as it has pixels
+FOLDER = serving.ROOT / "templates/trtllm/vision_encoder/1"
+
+
+class Stream:
+    cuda_stream = 7
+    pending = False
+
+    def synchronize(self) -> None:
+        Stream.pending = False
+
+
+@contextlib.contextmanager
+def entered(stream: Stream) -> Iterator[None]:
+    Stream.pending = True
+    yield
+
+
+class DlpackTensor(pb_utils.Tensor):
+    """A tensor of the server that may only be passed on by DLPack, as one in GPU memory."""
+
+    def __init__(self, name: str, tensor: torch.Tensor) -> None:
+        self._name, self.tensor = name, tensor
+
+    @staticmethod
+    def from_dlpack(name: str, tensor: torch.Tensor) -> DlpackTensor:
+        assert tensor.is_contiguous(), "the server takes contiguous tensors only"
+        assert not Stream.pending, "handed over before the stream was synchronized"
+        return DlpackTensor(name, tensor)
+
+    def to_dlpack(self) -> Any:
+        return dlpack.to_dlpack(self.tensor)
+
+    def as_numpy(self) -> Any:
+        raise AssertionError(f"{self._name} was copied to the host")
+
+    def shape(self) -> list[int]:
+        return list(self.tensor.shape)
+
+
+@pytest.fixture(autouse=True)
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch_device, "prepare", lambda settings, args: torch.device("cpu"))
+    monkeypatch.setattr(pb_utils.Tensor, "from_dlpack", DlpackTensor.from_dlpack, raising=False)
+    monkeypatch.setattr(trt.IExecutionContext, "calls", [])
+
+
+def engine_file(
+    folder: Path,
+    *,
+    least: int = 1,
+    most: int = 8,
+    shape: Sequence[int] = SHAPE,
+    dtypes: tuple[str, str] = ("HALF", "HALF"),
+    version: str = trt.__version__,
+    static: bool = False,
+    names: tuple[str, str] = ("input", "output"),
+    **more: dict[str, Any],
+) -> Path:
+    """An engine file of the stand-in; `more` are further tensors."""
+    batch = most if static else -1
+    tensors = {
+        names[0]: {"mode": "INPUT", "dtype": dtypes[0], "shape": [batch, *shape]},
+        names[1]: {"mode": "OUTPUT", "dtype": dtypes[1], "shape": [batch, ROWS, HIDDEN]},
+    }
+    profile = [[count, *shape] for count in (most if static else least, most, most)]
+    path = folder / "model.engine"
+    path.write_text(json.dumps({"version": version, "tensors": {**tensors, **more}, "profile": profile}))
+    return path
+
+
+def step(folder: Path, engine: Path, **changes: Any) -> Any:
+    """The loaded step; `changes` replace entries of its settings."""
+    settings = {
+        "model": "tiny-llava",
+        "engine": str(engine),
+        "dtype": "float16",
+        "table_dtype": "float16",
+        "rows_per_image": ROWS,
+        "hidden_size": HIDDEN,
+        "image_shape": list(SHAPE),
+        "max_batch": None,
+    }
+    model = serving.load_step("trtllm/vision_encoder", folder, {**settings, **changes}, with_tokenizer=False)
+    trt.IExecutionContext.calls.clear()  # the run at load
+    return model
+
+
+def request(
+    pixels: torch.Tensor, num_images: Sequence[int], num_rows: Sequence[int] | None = None
+) -> pb_utils.InferenceRequest:
+    """pixels [B, n, C, H, W]; num_rows is what fits num_images unless given."""
+    columns = {"num_images": num_images, "num_rows": num_rows or [count * ROWS for count in num_images]}
+    integers = [
+        pb_utils.Tensor(name, torch.tensor(values, dtype=torch.int32).reshape(-1, 1).numpy())
+        for name, values in columns.items()
+    ]
+    return pb_utils.InferenceRequest("vision", [], [DlpackTensor("pixel_values", pixels), *integers])
+
+
+def photos(*sizes: int, seed: int = 0) -> torch.Tensor:
+    """Random pixels [*sizes, C, H, W], each value its own."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((*sizes, *SHAPE), generator=generator).half()
+
+
+def rows_of(pixels: torch.Tensor) -> torch.Tensor:
+    """What the stand-in computes for images [n, C, H, W]: [n * ROWS, HIDDEN]."""
+    return (2 * pixels).reshape(-1, HIDDEN)
+
+
+def table(response: pb_utils.InferenceResponse) -> torch.Tensor:
+    error = response.error()
+    if error is not None:
+        raise serving.RequestFailed(error)
+    [output] = response.output_tensors()
+    assert output.name() == "prompt_embedding_table"
+    return output.tensor  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("counts", "calls"),
+    [
+        ([1], [1]),
+        ([0], []),
+        ([0, 0, 0], []),
+        ([1, 2, 0, 3], [6]),
+        ([0, 5, 0], [5]),
+        ([8], [8]),
+        ([3, 3, 3], [8, 1]),
+        ([9, 0, 8, 2], [8, 8, 3]),
+    ],
+)
+def test_images_of_all_requests_share_engine_calls(
+    tmp_path: Path, counts: list[int], calls: list[int]
+) -> None:
+    model = step(tmp_path, engine_file(tmp_path))
+    batches = [photos(1, count, seed=seed) for seed, count in enumerate(counts)]
+    responses = model.execute([request(pixels, [pixels.shape[1]]) for pixels in batches])
+    assert trt.IExecutionContext.calls == calls
+    for response, pixels in zip(responses, batches, strict=True):
+        expected = rows_of(pixels[0]) if pixels.shape[1] else torch.zeros((1, HIDDEN)).half()
+        assert torch.equal(table(response), expected[None])
+
+
+@pytest.mark.parametrize(
+    ("profile", "max_batch", "images", "calls"),
+    [
+        ({"least": 4}, None, 1, [4]),
+        ({"least": 3, "most": 4}, None, 6, [4, 3]),
+        ({"most": 8}, 2, 5, [2, 2, 1]),
+        ({"most": 4}, 100, 5, [4, 1]),
+        ({"least": 4, "most": 8}, 2, 5, [4, 4]),
+        ({"most": 1, "static": True}, None, 3, [1, 1, 1]),
+        ({"most": 4, "static": True}, None, 5, [4, 4]),
+    ],
+)
+def test_calls_stay_inside_the_profile(
+    tmp_path: Path, profile: dict[str, Any], max_batch: int | None, images: int, calls: list[int]
+) -> None:
+    model = step(tmp_path, engine_file(tmp_path, **profile), max_batch=max_batch)
+    pixels = photos(1, images)
+    [response] = model.execute([request(pixels, [images])])
+    assert trt.IExecutionContext.calls == calls
+    assert torch.equal(table(response), rows_of(pixels[0])[None])
+
+
+def test_rows_of_a_batched_request_are_padded(tmp_path: Path) -> None:
+    model = step(tmp_path, engine_file(tmp_path))
+    pixels, alone = photos(3, 2), photos(1, 1, seed=1)
+    batched, single = model.execute([request(pixels, [1, 0, 2]), request(alone, [1])])
+    found = table(batched)
+    assert found.shape == (3, 2 * ROWS, HIDDEN)
+    assert torch.equal(found[0, :ROWS], rows_of(pixels[0, :1]))
+    assert not found[0, ROWS:].any()
+    assert not found[1].any()
+    assert torch.equal(found[2], rows_of(pixels[2]))
+    assert torch.equal(table(single)[0], rows_of(alone[0]))
+    [of_text] = model.execute([request(photos(2, 0), [0, 0])])
+    assert torch.equal(table(of_text), torch.zeros((2, 1, HIDDEN)).half())
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (request(photos(1, 2), [2], [5]), r"num_rows is 5, but 2 image\(s\) of tiny-llava give 6 rows"),
+        (request(photos(1, 0), [0], [ROWS]), r"num_rows is 3, but 0 image\(s\) .* give 0 rows"),
+        (request(photos(1, 1), [2]), r"num_images is 2, but pixel_values holds 1"),
+        (request(photos(1, 1), [-1]), r"num_images is -1"),
+        (request(photos(2, 1), [1]), r"num_images holds 1 values for 2 row"),
+        (request(torch.zeros(1, 1, 3, 8, 8), [1]), r"\(3, 8, 8\); tiny-llava takes \(3, 4, 4\)"),
+        (pb_utils.InferenceRequest("vision", [], []), r"pixel_values is not present"),
+    ],
+)
+def test_a_bad_request_leaves_its_neighbours_alone(
+    tmp_path: Path, bad: pb_utils.InferenceRequest, message: str
+) -> None:
+    model = step(tmp_path, engine_file(tmp_path))
+    first, last = photos(1, 2, seed=1), photos(1, 1, seed=2)
+    responses = model.execute([request(first, [2]), bad, request(last, [1])])
+    assert trt.IExecutionContext.calls == [3]
+    assert torch.equal(table(responses[0])[0], rows_of(first[0]))
+    assert torch.equal(table(responses[2])[0], rows_of(last[0]))
+    with pytest.raises(serving.RequestFailed, match=message) as failure:
+        table(responses[1])
+    assert failure.value.code == pb_utils.TritonError.INVALID_ARG
+
+
+@pytest.mark.parametrize(
+    "dtypes", [("HALF", "HALF"), ("FLOAT", "FLOAT"), ("BF16", "BF16"), ("HALF", "FLOAT")]
+)
+@pytest.mark.parametrize("table_dtype", ["float16", "bfloat16", "float32"])
+def test_pixels_and_rows_are_cast(tmp_path: Path, dtypes: tuple[str, str], table_dtype: str) -> None:
+    model = step(tmp_path, engine_file(tmp_path, dtypes=dtypes), table_dtype=table_dtype)
+    kinds = {"HALF": torch.float16, "FLOAT": torch.float32, "BF16": torch.bfloat16}
+    pixels = photos(1, 2)
+    with_images, text_only = model.execute([request(pixels, [2]), request(photos(1, 0), [0])])
+    engine_rows = (2 * pixels[0].to(kinds[dtypes[0]]).float()).to(kinds[dtypes[1]])
+    wanted = getattr(torch, table_dtype)
+    assert table(with_images).dtype == table(text_only).dtype == wanted
+    assert torch.equal(table(with_images)[0], engine_rows.to(wanted).reshape(-1, HIDDEN))
+
+
+def test_a_table_outlives_the_next_calls(tmp_path: Path) -> None:
+    model = step(tmp_path, engine_file(tmp_path))
+    tables = [table(model.execute([request(photos(1, 1, seed=seed), [1])])[0]) for seed in range(4)]
+    for seed, found in enumerate(tables):
+        assert torch.equal(found[0], rows_of(photos(1, seed=seed)))
+
+
+def test_a_failed_engine_call_fails_its_batch_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = step(tmp_path, engine_file(tmp_path))
+    good = request(photos(1, 1), [1])
+    bad = request(photos(1, 1), [1], [7])
+    with monkeypatch.context() as broken:
+        broken.setattr(trt.IExecutionContext, "execute_async_v3", lambda self, stream: False)
+        responses = model.execute([good, bad])
+    with pytest.raises(serving.RequestFailed, match=r"^internal error [0-9a-f]{8}$"):
+        table(responses[0])
+    with pytest.raises(serving.RequestFailed, match="num_rows is 7"):
+        table(responses[1])
+    assert any("refused a call with shape (1, 3, 4, 4)" in text for _, text in pb_utils.Logger.messages)
+    assert torch.equal(table(model.execute([good])[0])[0], rows_of(photos(1)))
+
+
+@pytest.mark.parametrize("settings", [{"rows_per_image": ROWS + 1}, {"hidden_size": HIDDEN * 2}])
+def test_an_engine_of_other_rows_does_not_load(tmp_path: Path, settings: dict[str, int]) -> None:
+    expected = (8, settings.get("rows_per_image", ROWS), settings.get("hidden_size", HIDDEN))
+    message = f"model.engine gives rows of shape (8, 3, 16) for 8 image(s), but .* generated for {expected}"
+    pattern = re.escape(message).replace(r"\.\*", ".*")
+    with pytest.raises(ValueError, match=pattern):
+        step(tmp_path, engine_file(tmp_path), **settings)
+
+
+@pytest.mark.parametrize(
+    "names", [("input", "encoder_output"), ("pixel_values", "image_features"), ("b", "a")]
+)
+def test_tensors_are_found_by_role(tmp_path: Path, names: tuple[str, str]) -> None:
+    model = step(tmp_path, engine_file(tmp_path, names=names))
+    [response] = model.execute([request(photos(1, 1), [1])])
+    assert torch.equal(table(response)[0], rows_of(photos(1)))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "found"),
+    [
+        ({"mask": {"mode": "INPUT", "dtype": "BOOL", "shape": [-1, 7]}}, "input 'mask' BOOL (-1, 7)"),
+        ({"pooled": {"mode": "OUTPUT", "dtype": "HALF", "shape": [-1, 9]}}, "output 'pooled' HALF (-1, 9)"),
+        ({"input": {"mode": "INPUT", "dtype": "INT32", "shape": [-1, 5]}}, "input 'input' INT32 (-1, 5)"),
+        ({"output": {"mode": "INPUT", "dtype": "HALF", "shape": [-1, 5]}}, "input 'output' HALF (-1, 5)"),
+    ],
+)
+def test_an_engine_of_other_tensors_is_listed(tmp_path: Path, tensors: dict[str, Any], found: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(found)) as failure:
+        step(tmp_path, engine_file(tmp_path, **tensors))
+    assert "one input for images (-1, 3, 4, 4) and one output" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "error", "message"),
+    [
+        (
+            {"version": "8.6.0"},
+            RuntimeError,
+            r"TensorRT 10\.7\.0 cannot load .*model\.engine.*build_engines\.sh",
+        ),
+        ({"shape": (3, 6, 6)}, ValueError, r"takes images of shape \(3, 6, 6\) .* generated for \(3, 4, 4\)"),
+        ({"dtypes": ("INT8", "HALF")}, ValueError, "'input' of .* is INT8"),
+        ({"dtypes": ("HALF", "FP8")}, ValueError, "'output' of .* is FP8"),
+    ],
+)
+def test_an_unfit_engine_does_not_load(
+    tmp_path: Path, engine: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        step(tmp_path, engine_file(tmp_path, **engine))
+
+
+def test_what_is_missing_at_load_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"gone\.engine does not exist: build it with build_engines\.sh"
+    ):
+        step(tmp_path, tmp_path / "gone.engine")
+    with monkeypatch.context() as full:
+        full.setattr(trt.ICudaEngine, "memory_is_full", True)
+        with pytest.raises(RuntimeError, match="kv_cache_free_gpu_mem_fraction"):
+            step(tmp_path, engine_file(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="no GPU is visible.*--runtime torch"):
+        step(tmp_path, engine_file(tmp_path))
+
+
+def test_a_missing_tensorrt_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    spec = importlib.util.spec_from_file_location("engine_without_tensorrt", FOLDER / "engine.py")
+    assert spec and spec.loader
+    with pytest.raises(ImportError, match="package tensorrt cannot be imported.*trtllm-python-py3"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
