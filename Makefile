@@ -49,6 +49,7 @@ demo: $(VENV)/installed
 # The checked-in repositories below model_repos/ are what the tests compare with.
 goldens: $(VENV)/installed
 	$(BIN)/python -m tests.golden.repositories --write
+	$(BIN)/python -m tests.golden.readme --write
 
 clean:
 	rm -rf $(VENV) .checkpoints .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

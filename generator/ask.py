@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +42,9 @@ def connect(url: str) -> InferenceServerClient:
     try:
         from tritonclient.grpc import InferenceServerClient
     except ImportError:
-        raise ServerError("the Python package tritonclient is not installed", "pip install 'tritonclient[grpc]'") from None
+        raise ServerError(
+            "the Python package tritonclient is not installed", "pip install 'tritonclient[grpc]'"
+        ) from None
     client = InferenceServerClient(url)
     try:
         alive = client.is_server_live()
@@ -89,7 +92,9 @@ def ask(
             else:
                 yield _text(client.infer(model, inputs))
         except InferenceServerException as error:
-            raise ServerError(f"{model} answered: {error.message()}", "change the request as the message says") from error
+            raise ServerError(
+                f"{model} answered: {error.message()}", "change the request as the message says"
+            ) from error
 
 
 def step_times(client: InferenceServerClient, names: Sequence[str] = ()) -> dict[str, StepTime]:
@@ -123,15 +128,21 @@ def run(
 ) -> int:
     """Print the answer as it arrives, then with `times` what each model spent on it; returns 0.
 
-    Raises ServerError, also for an image file that cannot be read.
+    The times of the models are the server's statistics, in which a decoupled Python model counts only until it has
+    accepted a request; hence the times that the client saw as well. Raises ServerError, also for an image file that cannot be read.
     """
     try:
         files = [path.read_bytes() for path in images]
     except OSError as error:
-        raise ServerError(f"cannot read {error.filename}: {error.strerror}", "give the path of an image file") from error
+        raise ServerError(
+            f"cannot read {error.filename}: {error.strerror}", "give the path of an image file"
+        ) from error
     client = connect(url)
     before = step_times(client) if times else {}
+    begin = time.perf_counter()
+    arrived = []
     for piece in ask(url, model, text, files, max_tokens=max_tokens, stream=stream, parameters=parameters):
+        arrived.append(1e3 * (time.perf_counter() - begin))
         print(piece, end="", flush=True)
     print()
     if times:
@@ -140,6 +151,8 @@ def run(
             spent = after - before.get(name, StepTime(name, 0, 0.0, 0.0))
             if spent.count:
                 print(f"{name:<24}{spent.count:>9}{spent.queue_ms:>11.2f}{spent.compute_ms:>12.2f}")
+        if arrived:
+            print(f"first text after {arrived[0]:.2f} ms, last of {len(arrived)} pieces after {arrived[-1]:.2f} ms")
     return 0
 
 

@@ -24,7 +24,12 @@ class BuildPlan:
 
 def build_plan(plan: Plan) -> BuildPlan:
     precision = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}[plan.llm_dtype]
-    options = ["--max-images", str(plan.limits.max_images), "--max-batch-size", str(plan.limits.max_batch_size)]
+    options = [
+        "--max-images",
+        str(plan.limits.max_images),
+        "--max-batch-size",
+        str(plan.limits.max_batch_size),
+    ]
     options += ["--streaming"] * plan.streaming + ["--kv-cache-reuse"] * plan.kv_cache_reuse
     if plan.names["ensemble"] != "ensemble":
         options += ["--name", plan.names["ensemble"]]

@@ -84,13 +84,31 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
         default="hf",
         help="as the installed transformers tokenizes, or the checkpoint's tokenizer.json as it is (default: hf)",
     )
-    what.add_argument("--image-host", action="append", default=[], type=_host, metavar="HOST",
-                      help="allow image URLs of this host over https (http://HOST: over http); repeatable")
+    what.add_argument(
+        "--image-host",
+        action="append",
+        default=[],
+        type=_host,
+        metavar="HOST",
+        help="allow image URLs of this host over https (http://HOST: over http); repeatable",
+    )
     what.add_argument("--name", type=_name, metavar="P", help="name of the ensemble and prefix of the steps")
-    what.add_argument("--path-map", action="append", default=[], type=_pair, metavar="HOST=CONTAINER",
-                      help="rewrite paths to how the server sees them; repeatable")
-    what.add_argument("--set", action="append", default=[], type=_setting, metavar="MODEL.PARAMETER=VALUE",
-                      help="set a backend parameter, e.g. tensorrt_llm.kv_cache_free_gpu_mem_fraction=0.5; repeatable")
+    what.add_argument(
+        "--path-map",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="HOST=CONTAINER",
+        help="rewrite paths to how the server sees them; repeatable",
+    )
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="MODEL.PARAMETER=VALUE",
+        help="set a backend parameter, e.g. tensorrt_llm.kv_cache_free_gpu_mem_fraction=0.5; repeatable",
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--explain", action="store_true", help="print the plan, write nothing")
     how.add_argument("--json", action="store_true", help="print findings and result as JSON")
@@ -123,7 +141,14 @@ def _parser() -> argparse.ArgumentParser:
     ask = commands.add_parser("ask", help="ask a running server about images")
     ask.add_argument("--url", default="localhost:8001", help="gRPC address (default: localhost:8001)")
     ask.add_argument("--model", default="ensemble", help="model to ask (default: ensemble)")
-    ask.add_argument("--image", action="append", default=[], type=Path, metavar="FILE", help="JPEG, PNG or WebP; repeatable")
+    ask.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="JPEG, PNG or WebP; repeatable",
+    )
     ask.add_argument("--text", required=True)
     ask.add_argument("--stream", action="store_true", help="print the answer as it comes")
     ask.add_argument("--max-tokens", type=_positive)
@@ -144,7 +169,9 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     if not arguments.model:
         what = "no model given"
-        raise Refused(error("usage", what, "--model", "see `gen-repo list` and `gen-repo --help`"), exit_code=EXIT_USAGE)
+        raise Refused(
+            error("usage", what, "--model", "see `gen-repo list` and `gen-repo --help`"), exit_code=EXIT_USAGE
+        )
     options = Options(
         model=arguments.model,
         hf_model_dir=arguments.hf_model_dir,

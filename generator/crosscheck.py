@@ -13,9 +13,7 @@ from generator.spec import ModelSpec, Variant
 DTYPES = ("float16", "bfloat16", "float32")
 
 
-def check(
-    options: Options, spec: ModelSpec, variant: Variant, facts: Facts, release: str, rows: int
-) -> list[Finding]:
+def check(options: Options, spec: ModelSpec, variant: Variant, facts: Facts, release: str, rows: int) -> list[Finding]:
     """All contradictions of one run, in the order of the pipeline."""
     return [
         *_vision(spec, facts, rows),
@@ -42,7 +40,9 @@ def _vision(spec: ModelSpec, facts: Facts, rows: int) -> Iterator[Finding]:
         what = f"the vision engine gives rows of {vision.hidden_size} values, the LLM engine takes {llm.hidden_size}"
         yield error("engine-hidden-size", what, where, "build both engines from the same checkpoint")
     if vision.rows and checkpoint and checkpoint.rows_per_image and vision.rows != checkpoint.rows_per_image:
-        what = f"the vision engine gives {vision.rows} rows per image, the checkpoint's tower {checkpoint.rows_per_image}"
+        what = (
+            f"the vision engine gives {vision.rows} rows per image, the checkpoint's tower {checkpoint.rows_per_image}"
+        )
         yield error("engine-rows", what, where, "build the vision engine from this checkpoint")
 
 
@@ -108,9 +108,7 @@ def _tokenizer(spec: ModelSpec, facts: Facts) -> Iterator[Finding]:
         yield error("no-image-token", what, where, "give the tokenizer of this checkpoint with --tokenizer-dir")
 
 
-def _options(
-    options: Options, spec: ModelSpec, variant: Variant, facts: Facts, release: str
-) -> Iterator[Finding]:
+def _options(options: Options, spec: ModelSpec, variant: Variant, facts: Facts, release: str) -> Iterator[Finding]:
     llm = facts.llm_engine
     if options.runtime == "torch" and variant.no_torch:
         what = f"--runtime torch cannot run {variant.name}: {variant.no_torch}"

@@ -25,17 +25,31 @@ def explain(plan: Plan, facts: Facts) -> str:
         ("rows per image", plan.rows_per_image, "vision engine, checkpoint or spec"),
         ("max batch size", plan.limits.max_batch_size, limits),
         ("images per prompt", plan.limits.max_images, limits),
-        ("table rows per request", f"{plan.limits.max_images} x {plan.rows_per_image} = {per_request}", limits),
-        ("max_multimodal_len", f"{plan.limits.max_batch_size} x {per_request} = {plan.limits.max_batch_size * per_request}",
-         "build size of the table"),
+        (
+            "table rows per request",
+            f"{plan.limits.max_images} x {plan.rows_per_image} = {per_request}",
+            limits,
+        ),
+        (
+            "max_multimodal_len",
+            f"{plan.limits.max_batch_size} x {per_request} = {plan.limits.max_batch_size * per_request}",
+            "build size of the table",
+        ),
         ("max input length", plan.limits.max_input_len, limits),
         ("max sequence length", plan.limits.max_seq_len, limits),
-        ("CUDA memory pool", f"{plan.cuda_pool_bytes} bytes", "2 x batch x table rows x hidden size x bytes, whole MiB"),
+        (
+            "CUDA memory pool",
+            f"{plan.cuda_pool_bytes} bytes",
+            "2 x batch x table rows x hidden size x bytes, whole MiB",
+        ),
         ("ranks", f"tp {plan.tp} x pp {plan.pp}", "LLM engine" if engine else "default"),
         ("checkpoint path", plan.paths.checkpoint, "after --path-map"),
         ("vision engine path", plan.paths.vision_engine, "after --path-map"),
         ("LLM engine path", plan.paths.llm_engine, "after --path-map"),
-        *((f"parameter {name}", value or "(empty)", "release default, plan or --set") for name, value in plan.llm_parameters.items()),
+        *(
+            (f"parameter {name}", value or "(empty)", "release default, plan or --set")
+            for name, value in plan.llm_parameters.items()
+        ),
     ]
     width = max(len(name) for name, _, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {value}   [{source}]" for name, value, source in rows)

@@ -35,7 +35,14 @@ DIRECT = {
 }
 
 # LLM outputs that go to the client as they are.
-PASSED_ON = ("cum_log_probs", "output_log_probs", "context_logits", "generation_logits", "batch_index", "sequence_index")
+PASSED_ON = (
+    "cum_log_probs",
+    "output_log_probs",
+    "context_logits",
+    "generation_logits",
+    "batch_index",
+    "sequence_index",
+)
 
 # The vision step makes the table; the 0.12 ensemble took it from the client instead.
 NOT_PUBLIC = ("prompt_embedding_table", "prompt_vocab_size")
@@ -107,7 +114,9 @@ def _any_size(tensor: Tensor) -> Tensor:
 def public_outputs(plan: Plan) -> tuple[Tensor, ...]:
     known = plan.contract.outputs
     outputs = with_types(plan.contract.public_outputs, llm_types(plan))
-    return tuple(t for t in outputs if t.name in ("text_output", *PASSED_ON) and (t.name in known or t.name == "text_output"))
+    return tuple(
+        t for t in outputs if t.name in ("text_output", *PASSED_ON) and (t.name in known or t.name == "text_output")
+    )
 
 
 def preprocessing(plan: Plan) -> Model:

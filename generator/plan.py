@@ -123,14 +123,18 @@ def release_of(options: Options, spec: ModelSpec, facts: Facts) -> tuple[str, li
     findings = []
     if asked and asked != exact:
         what = f"the LLM engine was built by TensorRT-LLM {engine.version}, --release asks for {asked}"
-        findings.append(error("engine-release", what, where, f"use --release {exact}, or build the engine with {asked}"))
+        findings.append(
+            error("engine-release", what, where, f"use --release {exact}, or build the engine with {asked}")
+        )
     elif exact != engine.version:
         what = f"the LLM engine was built by TensorRT-LLM {engine.version}; the contract of {exact} is used"
         findings.append(warning("engine-release", what, where, "serve it in a container with that same build"))
     return asked or exact, findings
 
 
-def _llm_parameters(options: Options, plan_values: dict[str, str], known: Contract) -> tuple[dict[str, str], list[Finding]]:
+def _llm_parameters(
+    options: Options, plan_values: dict[str, str], known: Contract
+) -> tuple[dict[str, str], list[Finding]]:
     """All parameters to write: the release's defaults, ours over them, the user's --set over both."""
     findings: list[Finding] = []
     values = {name: p.emit for name, p in known.parameters.items() if p.emit is not None}
@@ -138,14 +142,23 @@ def _llm_parameters(options: Options, plan_values: dict[str, str], known: Contra
     for step, name, value in options.set:
         where = f"--set {step}.{name}={value}"
         if step != "tensorrt_llm":
-            findings.append(error("unknown-set", f"no parameters of {step!r} can be set", where, "use tensorrt_llm.NAME=VALUE"))
+            findings.append(
+                error(
+                    "unknown-set",
+                    f"no parameters of {step!r} can be set",
+                    where,
+                    "use tensorrt_llm.NAME=VALUE",
+                )
+            )
         elif name not in known.parameters:
             what = f"the backend of release {known.release} has no parameter {name!r}"
             findings.append(error("unknown-set", what, where, "one of " + ", ".join(known.parameters)))
         elif problem := known.parameters[name].problem(value):
             findings.append(error("bad-set", f"{name} {problem}, not {value!r}", where, "give a value of that kind"))
         elif name in ("gpt_model_path", "exclude_input_in_output", "enable_kv_cache_reuse"):
-            remedy = "use --llm-engine-dir, or --kv-cache-reuse" if name != "exclude_input_in_output" else "leave it out"
+            remedy = (
+                "use --llm-engine-dir, or --kv-cache-reuse" if name != "exclude_input_in_output" else "leave it out"
+            )
             findings.append(error("reserved-set", f"{name} is decided by gen-repo", where, remedy))
         else:
             values[name] = value
@@ -198,7 +211,9 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         remedy = "generate again with --hf-model-dir (and engine folders) once they exist"
         if options.runtime == "trtllm":
             remedy = "run the repository's build_engines.sh: it builds what is missing and generates again"
-        findings.append(warning("not-servable-yet", "not servable yet, missing: " + "; ".join(missing), "output", remedy))
+        findings.append(
+            warning("not-servable-yet", "not servable yet, missing: " + "; ".join(missing), "output", remedy)
+        )
     tokenizer = facts.tokenizer
     tokens = variant.tokens
     if tokenizer:
@@ -224,7 +239,9 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         tokenizer=tokenizer,
         paths=Paths(
             checkpoint=map_path(facts.places.checkpoint, options.path_map),
-            vision_engine=map_path(vision.file if vision else facts.places.vision_engine / "model.engine", options.path_map),
+            vision_engine=map_path(
+                vision.file if vision else facts.places.vision_engine / "model.engine", options.path_map
+            ),
             llm_engine=map_path(facts.places.llm_engine, options.path_map),
         ),
         vision_batch=vision.max_batch_size if vision else None,

@@ -113,7 +113,7 @@ def running(
             scratch = Path(folder, str(attempt))
             scratch.mkdir()
             prefix = f"gen_repo_{secrets.token_hex(6)}_"
-            ports = _free_ports(wanted)
+            ports = _free_ports(wanted, address)
             argv, environment = command(
                 repository,
                 http_port=ports[0],
@@ -129,7 +129,12 @@ def running(
             with log.open("wb") as output:
                 # A session of its own: one signal then reaches the server and each Python process it started.
                 process = subprocess.Popen(
-                    argv, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+                    argv,
+                    env=environment,
+                    stdout=output,
+                    stderr=output,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
                 )
             try:
                 host = "127.0.0.1" if address == "0.0.0.0" else address
@@ -239,16 +244,19 @@ def _from_wheel(scratch: Path) -> tuple[str, list[str], dict[str, str]]:
     return str(package / "tritonserver" / "bin" / "tritonserver"), options, environment
 
 
-def _free_ports(wanted: Sequence[int]) -> list[int]:
-    """`wanted` with each 0 replaced by a different free port."""
+def _free_ports(wanted: Sequence[int], address: str) -> list[int]:
+    """`wanted` with each 0 replaced by a different free port. Raises ServerError when a wanted one is taken."""
     with contextlib.ExitStack() as held:
         ports = []
         for port in wanted:
-            if port == 0:
-                probe = held.enter_context(socket.socket())
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-            ports.append(port)
+            probe = held.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                message = f"cannot listen on port {port} of {address}: {error.strerror}"
+                raise ServerError(message, "end what listens there, or choose another port") from error
+            ports.append(probe.getsockname()[1])
         return ports
 
 
@@ -278,11 +286,11 @@ def _died(process: subprocess.Popen[bytes], log: Path) -> ServerError:
 
 
 def _port_taken(log: Path) -> bool:
-    return re.search(r"[Aa]ddress already in use|Socket '.*' already in use", log.read_text(errors="replace")) is not None
+    return re.search(r"Socket '.*' already in use", log.read_text(errors="replace")) is not None
 
 
 def _reason(log: Path, lines: int = 20) -> str:
-    """What the log says about the failure: each model's own message, else the last lines without tables."""
+    """What the log says about the failure: each model's own message, else its last lines that are not notes."""
     text = log.read_text(errors="replace")
     found = re.findall(r"failed to load '([^']+)' version \d+: (.*)", text)
     found += re.findall(r"Poll failed for model directory '([^']+)': (.*)", text)
@@ -290,8 +298,9 @@ def _reason(log: Path, lines: int = 20) -> str:
     messages += re.findall(r"libprotobuf ERROR [^\]]*\] (.*)", text)
     messages += re.findall(r"^error: .*", text, flags=re.MULTILINE)
     if len(found) == 0:
-        tail = [line for line in text.splitlines() if line and line[0] not in "+|"][-lines:]
-        messages += [line for line in tail if line not in messages]
+        noise = re.compile(r"[IW]\d{4} |[+|]|$")  # notes and warnings of the log, tables, empty lines
+        tail = [line for line in text.splitlines() if not noise.match(line) and line not in messages]
+        messages += tail[-lines:]
     return "\n".join(messages)
 
 

@@ -44,7 +44,9 @@ def write(target: Path, files: dict[str, bytes], *, force: bool) -> bool:
         reason = problem.strerror or str(problem)
         what = f"cannot write the repository: {reason}"
         remedy = "choose another folder with --output, or make room and rights there"
-        raise Refused(error("not-writable", what, problem.filename or target, remedy), exit_code=EXIT_ENVIRONMENT) from None
+        raise Refused(
+            error("not-writable", what, problem.filename or target, remedy), exit_code=EXIT_ENVIRONMENT
+        ) from None
     return True
 
 

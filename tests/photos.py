@@ -75,9 +75,7 @@ def _rotated() -> bytes:
 
 def _animated() -> bytes:
     """Three frames; only the first counts."""
-    frames = [
-        _open(name).convert("RGB").resize((160, 120)) for name in ("coffee.png", "china.jpg", "flower.jpg")
-    ]
+    frames = [_open(name).convert("RGB").resize((160, 120)) for name in ("coffee.png", "china.jpg", "flower.jpg")]
     return _encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
 
 
@@ -87,13 +85,9 @@ _MAKERS: dict[str, Callable[[], bytes]] = {
     "chelsea": lambda: _file("chelsea.png").read_bytes(),  # 451x300 PNG, as shipped
     "astronaut": lambda: _file("astronaut.png").read_bytes(),  # 512x512 PNG, square
     "coffee": lambda: _encode(_open("coffee.png"), "WEBP", quality=80),  # 600x400
-    "motorcycle": lambda: _encode(
-        _open("motorcycle_left.png"), "JPEG", quality=75, progressive=True
-    ),  # 741x500
+    "motorcycle": lambda: _encode(_open("motorcycle_left.png"), "JPEG", quality=75, progressive=True),  # 741x500
     "hubble": lambda: _encode(_open("hubble_deep_field.jpg"), "WEBP", lossless=True),  # 1000x872
-    "wide": lambda: _encode(
-        _open("china.jpg").crop((0, 200, 640, 237)), "JPEG", quality=95, subsampling=0
-    ),  # 640x37
+    "wide": lambda: _encode(_open("china.jpg").crop((0, 200, 640, 237)), "JPEG", quality=95, subsampling=0),  # 640x37
     "tall": lambda: _encode(_open("rocket.jpg").crop((300, 0, 343, 427)), "PNG"),  # 43x427
     "tiny": lambda: _encode(_open("astronaut.png").resize((7, 5)), "PNG"),
     "pixel": lambda: _encode(_open("flower.jpg").resize((1, 1)), "PNG"),

@@ -192,9 +192,7 @@ def llama3(folder: Path) -> None:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=BYTE_LEVEL_SIZE, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(_corpus(), trainer)
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in LLAMA3_SPECIAL]
-    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LLAMA3_SPECIAL])
     begin, end = LLAMA3_SPECIAL[:2]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", pair=f"{begin} $A {begin}:1 $B:1", special_tokens=[(begin, BYTE_LEVEL_SIZE)]

@@ -35,13 +35,16 @@ def check(repository: Path, configs: Mapping[str, ModelConfig]) -> list[Finding]
     return findings
 
 
-def _compare(
-    values: dict[str, Any], config: ModelConfig, facts: engines.LlmEngineFacts, where: Path
-) -> list[Finding]:
+def _compare(values: dict[str, Any], config: ModelConfig, facts: engines.LlmEngineFacts, where: Path) -> list[Finding]:
     limits, again = values["limits"], "generate the repository again from this engine"
     per_request = facts.max_table_rows // facts.max_batch_size
     pairs = (
-        ("max_table_rows", limits["max_table_rows"], per_request, "rows per request (table / max_batch_size)"),
+        (
+            "max_table_rows",
+            limits["max_table_rows"],
+            per_request,
+            "rows per request (table / max_batch_size)",
+        ),
         ("max_input_len", limits["max_input_len"], facts.max_input_len, "max_input_len"),
         ("max_seq_len", limits["max_seq_len"], facts.max_seq_len, "max_seq_len"),
         ("max_batch_size", config.max_batch_size, facts.max_batch_size, "max_batch_size"),

@@ -18,9 +18,7 @@ TABLE = ("FP16", "BF16", "FP32")
 PYTHON_BACKEND_PARAMETERS = ("FORCE_CPU_ONLY_INPUT_TENSORS",)
 
 
-def check(
-    repository: Path, configs: Mapping[str, ModelConfig], release: str, runtime: str
-) -> list[Finding]:
+def check(repository: Path, configs: Mapping[str, ModelConfig], release: str, runtime: str) -> list[Finding]:
     """Findings about the model that ends in tensorrt_llm."""
     if release not in contract.releases():
         what = f"the manifest names release {release!r}, which is not known"

@@ -48,9 +48,12 @@ def _imports(code: Path) -> list[Finding]:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 names = [node.module]
-            for module in (name.split(".")[0] for name in names):
-                if module not in local | INSTALLED and module not in sys.stdlib_module_names:
-                    findings.append(error("no-module", f"imports {module!r}, which is not there", path, AGAIN))
+            modules = (name.split(".")[0] for name in names)
+            findings += [
+                error("no-module", f"imports {module!r}, which is not there", path, AGAIN)
+                for module in modules
+                if module not in local | INSTALLED and module not in sys.stdlib_module_names
+            ]
     return findings
 
 

@@ -68,9 +68,7 @@ class TokenizerFacts:
         return hashlib.sha256(self.json.encode()).hexdigest()
 
 
-def read(
-    folder: Path, how: Literal["hf", "checkpoint"], image_mark: str
-) -> tuple[TokenizerFacts, list[Finding]]:
+def read(folder: Path, how: Literal["hf", "checkpoint"], image_mark: str) -> tuple[TokenizerFacts, list[Finding]]:
     """Reads the tokenizer in `folder`.
 
     Args:

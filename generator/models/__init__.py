@@ -41,7 +41,5 @@ def find(name: str) -> tuple[ModelSpec, Variant]:
     spec, variant = by_lower[wanted]
     if variant.refused:
         usable = ", ".join(v.name for v in spec.variants if not v.refused)
-        raise Refused(
-            error("refused-variant", f"{variant.name}: {variant.refused}", "--model", f"use one of {usable}")
-        )
+        raise Refused(error("refused-variant", f"{variant.name}: {variant.refused}", "--model", f"use one of {usable}"))
     return spec, variant

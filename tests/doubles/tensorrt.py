@@ -101,9 +101,9 @@ class IExecutionContext:
         shape = tuple(self.get_tensor_shape(name))
         dtype = TORCH_DTYPES[self._engine.get_tensor_dtype(name).name]
         count = math.prod(shape) * dtype.itemsize
-        return torch.frombuffer(
-            (ctypes.c_uint8 * count).from_address(self._addresses[name]), dtype=dtype
-        ).reshape(shape)
+        return torch.frombuffer((ctypes.c_uint8 * count).from_address(self._addresses[name]), dtype=dtype).reshape(
+            shape
+        )
 
 
 class ICudaEngine:

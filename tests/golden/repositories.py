@@ -1,6 +1,6 @@
 """The checked-in repositories below model_repos/: made without a checkpoint, compared as exact trees.
 
-    python -m tests.golden.repositories --write      makes them again (make goldens)
+python -m tests.golden.repositories --write      makes them again (make goldens)
 """
 
 from __future__ import annotations

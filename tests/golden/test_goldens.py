@@ -30,7 +30,11 @@ def test_golden_is_what_is_generated(model: str) -> None:
     for path, content in wanted.items():
         if found[path] != content:
             lines = difflib.unified_diff(
-                found[path].decode().splitlines(), content.decode().splitlines(), "checked in", "generated", lineterm=""
+                found[path].decode().splitlines(),
+                content.decode().splitlines(),
+                "checked in",
+                "generated",
+                lineterm="",
             )
             pytest.fail(f"{model}/{path} differs, {REGENERATE}\n" + "\n".join(lines))
 

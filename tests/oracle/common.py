@@ -74,9 +74,7 @@ class Oracle(ABC):
     def rows(self, pixels: NDArray[np.float16]) -> NDArray[np.float16]:
         """Vision rows [n, N, h] of `pixels` [n, 3, S, S], projector included."""
 
-    def continuation(
-        self, ids: Sequence[int], rows: NDArray[np.float16] | None, max_new_tokens: int
-    ) -> list[int]:
+    def continuation(self, ids: Sequence[int], rows: NDArray[np.float16] | None, max_new_tokens: int) -> list[int]:
         """Greedy new token ids after `ids`, whose image positions take `rows` one by one in order.
 
         This is the entry for mutations: any ids, any rows. ValueError if positions and rows differ in number.
@@ -90,9 +88,7 @@ class Oracle(ABC):
         if len(flat) != int(is_image.sum()):
             raise ValueError(f"{int(is_image.sum())} image positions but {len(flat)} vision rows")
         embedded[is_image] = flat
-        return self._generate(
-            max_new_tokens, inputs_embeds=embedded, attention_mask=torch.ones_like(sequence)
-        )
+        return self._generate(max_new_tokens, inputs_embeds=embedded, attention_mask=torch.ones_like(sequence))
 
     def generate(
         self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False

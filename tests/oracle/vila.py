@@ -63,13 +63,8 @@ class VilaOracle(Oracle):
     def __init__(self, folder: Path, conversation: str = "vicuna_v1") -> None:
         self.conversation = CONVERSATIONS[conversation]
         self.config = json.loads((folder / "config.json").read_text())
-        if (
-            self.config["image_aspect_ratio"] != "resize"
-            or self.config["mm_vision_select_feature"] != "cls_patch"
-        ):
-            raise ValueError(
-                "the oracle knows image_aspect_ratio 'resize' with select_feature 'cls_patch' only"
-            )
+        if self.config["image_aspect_ratio"] != "resize" or self.config["mm_vision_select_feature"] != "cls_patch":
+            raise ValueError("the oracle knows image_aspect_ratio 'resize' with select_feature 'cls_patch' only")
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
         self.model = from_checkpoint(LlamaForCausalLM, folder / "llm")
         self.tower = from_checkpoint(SiglipVisionModel, folder / "vision_tower")
@@ -133,8 +128,6 @@ def mlp_downsample(patches: torch.Tensor, weights: dict[str, torch.Tensor]) -> t
     neighbours = [grid[:, down::2, right::2] for down in (0, 1) for right in (0, 1)]
     blocks = torch.cat(neighbours, dim=-1)
     merged = blocks.transpose(1, 2).reshape(count, -1, 4 * channels)
-    normed = functional.layer_norm(
-        merged, merged.shape[-1:], weights["layers.1.weight"], weights["layers.1.bias"]
-    )
+    normed = functional.layer_norm(merged, merged.shape[-1:], weights["layers.1.weight"], weights["layers.1.bias"])
     hidden = functional.gelu(functional.linear(normed, weights["layers.2.weight"], weights["layers.2.bias"]))
     return functional.linear(hidden, weights["layers.4.weight"], weights["layers.4.bias"])

@@ -103,9 +103,7 @@ def test_http_generate_answers_the_same(served: Served) -> None:
         "image_url_input": "data:image/jpeg;base64," + b64encode(case.images[0]).decode(),
         "max_tokens": MAX_TOKENS,
     }
-    request = urllib.request.Request(
-        f"http://{served.http}/v2/models/ensemble/generate", json.dumps(body).encode()
-    )
+    request = urllib.request.Request(f"http://{served.http}/v2/models/ensemble/generate", json.dumps(body).encode())
     with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - our own server
         assert json.load(response)["text_output"] == served.expected[index]
 

@@ -36,7 +36,9 @@ BROKEN = {
 def test_broken_image_is_refused_by_number(served: Served, what: str) -> None:
     with served.client() as client:
         message = refusal(client, "ensemble", inputs([Case(what, "What?", (BROKEN[what],))]))
-    assert "image" in message.lower() and "Traceback" not in message and "/" not in message.replace("and/or", ""), message
+    assert "image" in message.lower() and "Traceback" not in message and "/" not in message.replace("and/or", ""), (
+        message
+    )
 
 
 def test_image_count_names_both_numbers(served: Served) -> None:

@@ -52,9 +52,7 @@ def hf(checkpoint: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def client(
-    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[grpcclient.InferenceServerClient]:
+def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpcclient.InferenceServerClient]:
     repository = tmp_path_factory.mktemp("repository")
     write_model(repository, UNARY, checkpoint, decoupled=False)
     write_model(repository, DECOUPLED, checkpoint, decoupled=True)
@@ -155,10 +153,7 @@ def test_malformed_word_lists_are_refused(client: Any) -> None:
 
 
 def test_sampling_is_reproduced_by_its_seed(client: Any) -> None:
-    sampled = [
-        answer(client, PROMPTS[4], random_seed=seed, runtime_top_k=50, temperature=3.0)
-        for seed in (1, 1, 2, 3)
-    ]
+    sampled = [answer(client, PROMPTS[4], random_seed=seed, runtime_top_k=50, temperature=3.0) for seed in (1, 1, 2, 3)]
     assert sampled[0] == sampled[1]
     assert len({tuple(own) for own in sampled}) == 3
 
@@ -170,10 +165,7 @@ def test_top_k_and_top_p_bound_the_choice(client: Any) -> None:
     assert answer(client, PROMPTS[4], temperature=9.0, runtime_top_p=0.0) == greedy
     logits = ask(client, PROMPTS[4], 1, return_generation_logits=True).as_numpy("generation_logits")[0, 0, 0]
     best = set(np.argsort(-logits)[:3].tolist())
-    drawn = {
-        answer(client, PROMPTS[4], 1, runtime_top_k=3, temperature=100.0, random_seed=s)[0]
-        for s in range(1, 25)
-    }
+    drawn = {answer(client, PROMPTS[4], 1, runtime_top_k=3, temperature=100.0, random_seed=s)[0] for s in range(1, 25)}
     assert drawn == best
 
 
@@ -208,9 +200,7 @@ def test_embedding_bias(client: Any) -> None:
 
 def test_log_probs_and_logits_are_the_models(client: Any, hf: Any) -> None:
     prompt = PROMPTS[8]
-    result = ask(
-        client, prompt, return_log_probs=True, return_generation_logits=True, return_context_logits=True
-    )
+    result = ask(client, prompt, return_log_probs=True, return_generation_logits=True, return_context_logits=True)
     tokens = result.as_numpy("output_ids")[0, 0].tolist()
     with torch.inference_mode():
         logits = hf(torch.tensor([prompt + tokens])).logits[0].float()
@@ -247,9 +237,7 @@ def test_beams_equal_hf(client: Any, hf: Any, length_penalty: float) -> None:
                 return_dict_in_generate=True,
                 output_scores=True,
             )
-        result = ask(
-            client, prompt, beam_width=3, end_id=end, len_penalty=length_penalty, return_log_probs=True
-        )
+        result = ask(client, prompt, beam_width=3, end_id=end, len_penalty=length_penalty, return_log_probs=True)
         beams, lengths = result.as_numpy("output_ids")[0], result.as_numpy("sequence_length")[0]
         for beam in range(3):
             expected = found.sequences[beam, len(prompt) :].tolist()

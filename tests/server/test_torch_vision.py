@@ -24,9 +24,7 @@ MODULES = {"llava": "hf_llava", "vila": "vila_layout"}
 ORACLES = {"llava": LlavaOracle, "vila": VilaOracle}
 
 
-def _write_model(
-    repository: Path, name: str, checkpoint: str, truth: Any, table_dtype: str = "float16"
-) -> None:
+def _write_model(repository: Path, name: str, checkpoint: str, truth: Any, table_dtype: str = "float16") -> None:
     version = repository / name / "1"
     shutil.copytree(ROOT / "templates" / "torch" / "vision_encoder" / "1", version)
     for module in ("tensors.py", "torch_device.py"):
@@ -155,9 +153,7 @@ def test_a_bad_request_does_not_harm_its_neighbours(client: Any, truths: dict[st
     assert _executions(client) == before + 1
     np.testing.assert_array_equal(good.as_numpy("prompt_embedding_table")[0], one_by_one(truth, pixels))
     assert not text.as_numpy("prompt_embedding_table").any()
-    with pytest.raises(
-        InferenceServerException, match=f"num_rows is {per_image + 1}, but 1 image.* {per_image} rows"
-    ):
+    with pytest.raises(InferenceServerException, match=f"num_rows is {per_image + 1}, but 1 image.* {per_image} rows"):
         raise wrong_rows
     with pytest.raises(InferenceServerException, match="pixel_values has images of shape"):
         raise wrong_size

@@ -174,9 +174,7 @@ def concatenated(responses: list[grpcclient.InferResult]) -> list[int]:
 def hf_greedy(hf: Any, prompt: list[int], tokens: int = 12, **more: Any) -> list[int]:
     ids = torch.tensor([prompt])
     with torch.inference_mode():
-        found = hf.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, pad_token_id=0, **more
-        )
+        found = hf.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, pad_token_id=0, **more)
     new: list[int] = found[0, len(prompt) :].tolist()
     return new
 

@@ -85,7 +85,11 @@ def checkpoint(folder: Path, **config: object) -> Path:
     made = folder / "checkpoint"
     made.mkdir()
     text = {"vocab_size": 32064, "hidden_size": 4096, "max_position_embeddings": 4096}
-    whole = {"model_type": "llava", "text_config": text, "vision_config": {"image_size": 336, "patch_size": 14}}
+    whole = {
+        "model_type": "llava",
+        "text_config": text,
+        "vision_config": {"image_size": 336, "patch_size": 14},
+    }
     (made / "config.json").write_text(json.dumps(whole | config))
     (made / "tokenizer.json").write_text("{}")
     return made
@@ -100,18 +104,43 @@ STORIES = [
     Story("refused variant", arguments(), "refused-variant", ("two scales", "vila1.5-3b"), model="vila1.5-3b-s2"),
     Story("unknown release", arguments("--release", "0.11"), "unknown-release", ("'0.11'", "0.12.0"), 2),
     Story("no such folder", arguments("--llm-engine-dir", "/no/where"), "no-such-directory", ("/no/where",)),
-    Story("no config.json", lambda f: ["--llm-engine-dir", str(f)], "config-missing", ("LLM engine", "config.json")),
-    Story("truncated config.json", with_config('{"pretrained_config": {'), "config-invalid", ("truncated", "line 1")),
+    Story(
+        "no config.json",
+        lambda f: ["--llm-engine-dir", str(f)],
+        "config-missing",
+        ("LLM engine", "config.json"),
+    ),
+    Story(
+        "truncated config.json",
+        with_config('{"pretrained_config": {'),
+        "config-invalid",
+        ("truncated", "line 1"),
+    ),
     Story("config.json is a list", with_config("[1]"), "config-invalid", ("no JSON object",)),
     Story("config.json is not text", with_config("\udcff\udcfe{}"), "config-unreadable", ("UTF-8",)),
     Story("swapped engines", swapped, "not-a-vision-engine", ("LLM engine", "swap")),
-    Story("vision engine of another model", only_vision(model_type="vila"), "engine-model", ("'vila'", "'llava'")),
+    Story(
+        "vision engine of another model",
+        only_vision(model_type="vila"),
+        "engine-model",
+        ("'vila'", "'llava'"),
+    ),
     Story("vision engine without file", no_engine_file, "engine-missing", ("model.engine",)),
     Story("vision dtype", only_vision(precision="int8"), "engine-dtype", ("'int8'", "float16")),
     Story("missing rank file", missing_rank, "engine-missing", ("rank1.engine", "tp 2")),
     Story("no prompt table", only_llm(table=0), "no-prompt-table", ("max_prompt_embedding_table_size is 0",)),
-    Story("table too small", only_llm(table=575 * 8), "table-too-small", ("4600 / max_batch_size 8 gives 575", "576")),
-    Story("unpaged", only_llm(plugins={"paged_kv_cache": False}), "no-paged-kv-cache", ("--paged_kv_cache enable",)),
+    Story(
+        "table too small",
+        only_llm(table=575 * 8),
+        "table-too-small",
+        ("4600 / max_batch_size 8 gives 575", "576"),
+    ),
+    Story(
+        "unpaged",
+        only_llm(plugins={"paged_kv_cache": False}),
+        "no-paged-kv-cache",
+        ("--paged_kv_cache enable",),
+    ),
     Story("dtype", only_llm(dtype="int8"), "engine-dtype", ("'int8'", "bfloat16")),
     Story("old engine", only_llm(version="0.9.0"), "engine-release", ("0.9.0", "0.12.0")),
     Story(

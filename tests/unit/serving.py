@@ -60,10 +60,7 @@ def tokenizer_json() -> str:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     tokenizer.add_special_tokens(
-        [
-            AddedToken(name, special=True, normalized=False)
-            for name in ("<unk>", "<s>", "</s>", "<image>", "<pad>")
-        ]
+        [AddedToken(name, special=True, normalized=False) for name in ("<unk>", "<s>", "</s>", "<image>", "<pad>")]
     )
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     assert tokenizer.get_vocab_size() < VOCAB_SIZE

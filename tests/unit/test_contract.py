@@ -16,7 +16,12 @@ def test_every_release_is_complete(release: str) -> None:
     for tensor in (*known.inputs.values(), *known.outputs.values(), *known.public_inputs.values()):
         assert tensor.type in TYPES or tensor.type.startswith("${"), tensor
         assert tensor.dims and all(d == -1 or d > 0 for d in tensor.dims)
-    assert {"input_ids", "input_lengths", "request_output_len", "prompt_embedding_table"} <= known.inputs.keys()
+    assert {
+        "input_ids",
+        "input_lengths",
+        "request_output_len",
+        "prompt_embedding_table",
+    } <= known.inputs.keys()
     assert {"output_ids", "sequence_length"} <= known.outputs.keys()
     assert known.min_tokens in known.inputs and known.seed in known.inputs
     for parameter in known.parameters.values():
@@ -62,7 +67,13 @@ def test_rank_of_the_image_input_follows_the_release() -> None:
 
 @pytest.mark.parametrize(
     ("text", "release"),
-    [("0.16.0", "0.16.0"), ("0.16", "0.16.0"), ("v0.18.1", "0.18.1"), ("0.18", "0.18.2"), ("1.0.0.post1", "1.0.0")],
+    [
+        ("0.16.0", "0.16.0"),
+        ("0.16", "0.16.0"),
+        ("v0.18.1", "0.18.1"),
+        ("0.18", "0.18.2"),
+        ("1.0.0.post1", "1.0.0"),
+    ],
 )
 def test_releases_may_be_written_in_short(text: str, release: str) -> None:
     assert contract.resolve(text) == release

@@ -81,9 +81,7 @@ class Case:
 
     def prompt(self, text: str, images: int) -> tuple[list[int], torch.Tensor | None, dict[str, Any]]:
         """The step's prompt and table, and the same as inputs of transformers' generate()."""
-        pictures = list(
-            np.random.default_rng(len(text)).integers(0, 256, (images, 40, 60, 3), dtype=np.uint8)
-        )
+        pictures = list(np.random.default_rng(len(text)).integers(0, 256, (images, 40, 60, 3), dtype=np.uint8))
         ids = torch.tensor(self.oracle.ids(text, pictures))
         fake = ids == self.oracle.image_id
         embeds = self.oracle.model.get_input_embeddings()(torch.where(fake, 0, ids))

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "templates" / "shared"))
 
-from detokenize import KEPT_TOKENS, Detokenizer  # noqa: E402
+from detokenize import KEPT_TOKENS, Detokenizer
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog.  Two spaces,   three; a tab\tand\na line.",
@@ -77,9 +77,7 @@ def unigram() -> Tokenizer:
     """T5: unigram with a metaspace decoder, which drops the first token's mark."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=260, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
-    )
+    trainer = trainers.UnigramTrainer(vocab_size=260, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.decoder = decoders.Metaspace()
     return tokenizer
@@ -154,9 +152,7 @@ def test_texts(family: str, size: int) -> None:
     tokenizer = BUILT[family]
     for text in TEXTS:
         ids = tokenizer.encode(text).ids
-        assert "".join(streamed(tokenizer, chunked(ids, size))) == tokenizer.decode(
-            ids, skip_special_tokens=True
-        ), text
+        assert "".join(streamed(tokenizer, chunked(ids, size))) == tokenizer.decode(ids, skip_special_tokens=True), text
 
 
 @pytest.mark.parametrize("family", BUILT)
@@ -188,11 +184,7 @@ def test_random_bytes(family: str) -> None:
     for _ in range(3000):
         if rng.random() < 0.5 and family == "byte_level":  # bytes of real characters, some lost
             raw = "".join(rng.choices("é€😀日a ", k=12)).encode()
-            mapped = [
-                tokenizer.encode(bytes([value]).decode("latin1")).tokens
-                for value in raw
-                if rng.random() < 0.9
-            ]
+            mapped = [tokenizer.encode(bytes([value]).decode("latin1")).tokens for value in raw if rng.random() < 0.9]
             sample = [tokenizer.token_to_id(token) for tokens in mapped for token in tokens]
         elif rng.random() < 0.5 and family != "byte_level":
             raw = "".join(rng.choices("é€😀日a ", k=12)).encode()
@@ -201,9 +193,7 @@ def test_random_bytes(family: str) -> None:
                 sample.insert(rng.randrange(len(sample)), ids[rng.randrange(256, len(ids))])
         else:
             sample = rng.choices(ids, k=rng.randrange(30))
-        assert "".join(streamed(tokenizer, chunked(sample, 1))) == tokenizer.decode(
-            sample, skip_special_tokens=True
-        )
+        assert "".join(streamed(tokenizer, chunked(sample, 1))) == tokenizer.decode(sample, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("family", BUILT)
@@ -245,9 +235,7 @@ def test_cost_per_push_does_not_grow(family: str, kind: str) -> None:
         ids = (tokenizer.encode(" ".join(CORPUS)).ids * 40)[:4000]
     elif family == "byte_level":
         ids = [
-            tokenizer.token_to_id(
-                pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("\u07c0")[0][0][0]
-            )
+            tokenizer.token_to_id(pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("\u07c0")[0][0][0])
         ] * 4000
     elif family in ("llama", "strip_two"):
         ids = [tokenizer.token_to_id("<0xF0>")] * 4000

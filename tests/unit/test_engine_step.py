@@ -161,9 +161,7 @@ def table(response: pb_utils.InferenceResponse) -> torch.Tensor:
         ([9, 0, 8, 2], [8, 8, 3]),
     ],
 )
-def test_images_of_all_requests_share_engine_calls(
-    tmp_path: Path, counts: list[int], calls: list[int]
-) -> None:
+def test_images_of_all_requests_share_engine_calls(tmp_path: Path, counts: list[int], calls: list[int]) -> None:
     model = step(tmp_path, engine_file(tmp_path))
     batches = [photos(1, count, seed=seed) for seed, count in enumerate(counts)]
     responses = model.execute([request(pixels, [pixels.shape[1]]) for pixels in batches])
@@ -236,9 +234,7 @@ def test_a_bad_request_leaves_its_neighbours_alone(
     assert failure.value.code == pb_utils.TritonError.INVALID_ARG
 
 
-@pytest.mark.parametrize(
-    "dtypes", [("HALF", "HALF"), ("FLOAT", "FLOAT"), ("BF16", "BF16"), ("HALF", "FLOAT")]
-)
+@pytest.mark.parametrize("dtypes", [("HALF", "HALF"), ("FLOAT", "FLOAT"), ("BF16", "BF16"), ("HALF", "FLOAT")])
 @pytest.mark.parametrize("table_dtype", ["float16", "bfloat16", "float32"])
 def test_pixels_and_rows_are_cast(tmp_path: Path, dtypes: tuple[str, str], table_dtype: str) -> None:
     model = step(tmp_path, engine_file(tmp_path, dtypes=dtypes), table_dtype=table_dtype)
@@ -282,9 +278,7 @@ def test_an_engine_of_other_rows_does_not_load(tmp_path: Path, settings: dict[st
         step(tmp_path, engine_file(tmp_path), **settings)
 
 
-@pytest.mark.parametrize(
-    "names", [("input", "encoder_output"), ("pixel_values", "image_features"), ("b", "a")]
-)
+@pytest.mark.parametrize("names", [("input", "encoder_output"), ("pixel_values", "image_features"), ("b", "a")])
 def test_tensors_are_found_by_role(tmp_path: Path, names: tuple[str, str]) -> None:
     model = step(tmp_path, engine_file(tmp_path, names=names))
     [response] = model.execute([request(photos(1, 1), [1])])
@@ -327,9 +321,7 @@ def test_an_unfit_engine_does_not_load(
 
 
 def test_what_is_missing_at_load_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"gone\.engine does not exist: build it with build_engines\.sh"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"gone\.engine does not exist: build it with build_engines\.sh"):
         step(tmp_path, tmp_path / "gone.engine")
     with monkeypatch.context() as full:
         full.setattr(trt.ICudaEngine, "memory_is_full", True)

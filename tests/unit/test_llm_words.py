@@ -57,9 +57,7 @@ def test_malformed_lists_are_refused_by_name(lists: list[list[int]], message: st
     history=st.lists(st.integers(0, 2), max_size=8),
     words=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3)),
 )
-def test_a_completion_is_what_makes_the_history_end_with_a_word(
-    history: list[int], words: list[list[int]]
-) -> None:
+def test_a_completion_is_what_makes_the_history_end_with_a_word(history: list[int], words: list[list[int]]) -> None:
     completing = set(completions(history, words))
     for token in range(3):
         assert (token in completing) == ends_with_any([*history, token], words)

@@ -67,9 +67,7 @@ def test_mutations_change_the_text(name: str) -> None:
             "one id shifted": (shifted, rows),
             "one BOS more": ([truth.tokenizer.bos_token_id, *ids], rows),
         }
-        texts = {
-            what: truth.text(truth.continuation(*case, MUTATED_TOKENS)) for what, case in mutated.items()
-        }
+        texts = {what: truth.text(truth.continuation(*case, MUTATED_TOKENS)) for what, case in mutated.items()}
         right = texts.pop("none")
         assert right == truth.generate(text, [picture(number)], MUTATED_TOKENS)[1]
         assert [what for what, changed in texts.items() if changed == right] == []

@@ -37,10 +37,7 @@ def step() -> Any:
 
 
 def test_beams_are_cut_and_shaped(step: Any) -> None:
-    words = [
-        TOKENIZER.encode(text, add_special_tokens=False).ids
-        for text in ("which city", "the dog", "a", "street")
-    ]
+    words = [TOKENIZER.encode(text, add_special_tokens=False).ids for text in ("which city", "the dog", "a", "street")]
     longest = max(map(len, words)) + 3
     output_ids = np.full((2, 2, longest), 77, np.int32)  # what lies behind the length must not be read
     for place, ids in zip(np.ndindex(2, 2), words, strict=True):

@@ -14,9 +14,7 @@ from tests.unit.serving import ROWS, VOCAB_SIZE, data_uri, file, make_request, r
 
 
 def load(folder: Path, **changes: Any) -> Any:
-    return serving.load_step(
-        "preprocessing", folder, serving.settings(**{"pixels": serving.SMALL_PIXELS, **changes})
-    )
+    return serving.load_step("preprocessing", folder, serving.settings(**{"pixels": serving.SMALL_PIXELS, **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +51,7 @@ def test_outputs_of_one_request(step: Any) -> None:
 
 
 def test_text_only(step: Any) -> None:
-    got = run(
-        step, text_input=texts("city"), image_encoded_input=words([b""]), video_encoded_input=words([b""])
-    )
+    got = run(step, text_input=texts("city"), image_encoded_input=words([b""]), video_encoded_input=words([b""]))
     assert got["pixel_values"].shape == (1, 0, 3, 8, 8)
     assert (got["num_images"].item(), got["num_rows"].item()) == (0, 0)
     assert not got["prompt_table_extra_ids"].any() and (got["input_ids"] < VOCAB_SIZE).all()
@@ -116,9 +112,7 @@ def test_rows_of_a_batch_equal_single_requests(step: Any) -> None:
         for name in ("num_images", "num_rows", "input_lengths", "request_output_len", "end_id", "pad_id"):
             assert batch[name][index] == single[name][0], name
         words_len = single["stop_words_list"].shape[2]
-        np.testing.assert_array_equal(
-            batch["stop_words_list"][index, :, :words_len], single["stop_words_list"][0]
-        )
+        np.testing.assert_array_equal(batch["stop_words_list"][index, :, :words_len], single["stop_words_list"][0])
 
 
 def test_client_values_win_where_they_are_given(step: Any) -> None:
@@ -127,16 +121,12 @@ def test_client_values_win_where_they_are_given(step: Any) -> None:
 
     got = run(step, text_input=texts("a"), **one("end_id", 7), **one("pad_id", 0), **one("min_tokens", 4))
     assert (got["end_id"].item(), got["pad_id"].item(), got["min_length"].item()) == (7, 0, 4)
-    got = run(
-        step, text_input=texts("a"), **one("end_id", -1), **one("min_tokens", 4), **one("min_length", 4)
-    )
+    got = run(step, text_input=texts("a"), **one("end_id", -1), **one("min_tokens", 4), **one("min_length", 4))
     assert (got["end_id"].item(), got["min_length"].item()) == (2, 4)
     template = run(step, text_input=texts("a"), apply_chat_template=np.array([[True]]))
     bare = run(step, text_input=texts("a"), apply_chat_template=np.array([[False]]))
     assert bare["input_lengths"].item() < template["input_lengths"].item()
-    assert "min_tokens is 4 but min_length is 5" in refusal(
-        step, **one("min_tokens", 4), **one("min_length", 5)
-    )
+    assert "min_tokens is 4 but min_length is 5" in refusal(step, **one("min_tokens", 4), **one("min_length", 5))
     assert "seed is 1 but random_seed is 2" in refusal(
         step, **one("seed", 1, np.uint64), **one("random_seed", 2, np.uint64)
     )
@@ -181,9 +171,7 @@ def test_wrong_shapes_are_named(step: Any) -> None:
     assert "image 0 in image_input has shape [3, 9, 8]: send [3, 8, 8]" in refusal(
         step, image_input=np.zeros((1, 1, 3, 9, 8), np.float16)
     )
-    assert "image_input has shape [2, 1, 3, 8, 8]" in refusal(
-        step, image_input=np.zeros((2, 1, 3, 8, 8), np.float16)
-    )
+    assert "image_input has shape [2, 1, 3, 8, 8]" in refusal(step, image_input=np.zeros((2, 1, 3, 8, 8), np.float16))
     assert "image 0 in image_bytes_input: shape [4, 5, 1] has no channel axis" in refusal(
         step, image_bytes_input=np.zeros((1, 1, 4, 5, 1), np.uint8)
     )
@@ -195,24 +183,19 @@ def test_wrong_shapes_are_named(step: Any) -> None:
     assert "embedding_bias_weights has shape [2, 1]" in refusal(
         step, embedding_bias_words=words(["a"]), embedding_bias_weights=np.ones((2, 1), np.float32)
     )
-    assert "1 embedding_bias_words but 0 embedding_bias_weights" in refusal(
-        step, embedding_bias_words=words(["a"])
-    )
+    assert "1 embedding_bias_words but 0 embedding_bias_weights" in refusal(step, embedding_bias_words=words(["a"]))
     assert "text_input has shape [1, 2]" in refusal(step, text_input=words(["a", "b"]))
 
 
 def test_batch_limits(tmp_path: Path, step: Any) -> None:
     single = load(tmp_path, limits={"max_batch": 1})
-    assert (
-        "text_input has 2 rows: send 2 requests of one row each, which the server runs together"
-        in refusal(single, text_input=texts("a", "b"))
+    assert "text_input has 2 rows: send 2 requests of one row each, which the server runs together" in refusal(
+        single, text_input=texts("a", "b")
     )
     assert "text_input has 9 rows: send at most 8 rows" in refusal(step, text_input=texts(*"abcdefghi"))
 
 
 def test_without_tokenizer_it_refuses_to_load(tmp_path: Path) -> None:
-    with pytest.raises(
-        pb_utils.TritonModelException, match="gen-repo --model tiny-llava --hf-model-dir DIR"
-    ) as why:
+    with pytest.raises(pb_utils.TritonModelException, match="gen-repo --model tiny-llava --hf-model-dir DIR") as why:
         serving.load_step("preprocessing", tmp_path, serving.settings(), with_tokenizer=False)
     assert str(tmp_path) not in str(why.value)

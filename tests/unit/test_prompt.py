@@ -38,9 +38,7 @@ def test_one_bos_and_each_row_once_in_order(pieces: list[str], image_token: bool
     images = len(pieces) - 1
     ids = BUILDERS[image_token].ids(MARK.join(pieces), images, use_template).tolist()
     assert ids[0] == 1 and ids.count(1) == 1
-    assert [token for token in ids if token >= VOCAB_SIZE] == [
-        token for k in range(images) for token in fake(k)
-    ]
+    assert [token for token in ids if token >= VOCAB_SIZE] == [token for k in range(images) for token in fake(k)]
     assert all(token < VOCAB_SIZE or token in fake((token - VOCAB_SIZE) // ROWS) for token in ids)
 
 
@@ -136,9 +134,7 @@ def test_output_len() -> None:
     for wanted in (0, -3):
         with pytest.raises(RequestError, match=f"max_tokens is {wanted}"):
             prompts.output_len(10, wanted)
-    with pytest.raises(
-        RequestError, match=r"100 prompt tokens and max_tokens 201 exceed max_seq_len 300.*at most 200"
-    ):
+    with pytest.raises(RequestError, match=r"100 prompt tokens and max_tokens 201 exceed max_seq_len 300.*at most 200"):
         prompts.output_len(100, 201)
     with pytest.raises(RequestError, match="exceed max_seq_len 300"):
         prompts.output_len(300, None)
@@ -177,8 +173,7 @@ def test_word_list_holds_each_spelling_once(words: list[str]) -> None:
     read = words_of(layout)
     assert layout.dtype == np.int32
     assert read == [
-        list(ids)
-        for ids in dict.fromkeys(tuple(ids) for word in words if word for ids in spellings(TOKENIZER, word))
+        list(ids) for ids in dict.fromkeys(tuple(ids) for word in words if word for ids in spellings(TOKENIZER, word))
     ]
     assert layout.shape == (2, sum(map(len, read)))
 

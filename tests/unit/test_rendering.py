@@ -53,7 +53,7 @@ def test_shell_words_come_back_from_the_shell_grammar(text: str) -> None:
     assert shlex.split(quoted) == [text]
 
 
-HOSTILE = "/data/it's \"quoted\" {{ 7*7 }} {% raw %} $(touch x) `id` \\ ünïcode\n日本 ; rm -rf"
+HOSTILE = '/data/it\'s "quoted" {{ 7*7 }} {% raw %} $(touch x) `id` \\ ünïcode\n日本 ; rm -rf'
 
 
 @pytest.mark.parametrize("runtime", ["trtllm", "torch"])
@@ -85,8 +85,12 @@ def test_hostile_container_path_is_inert(runtime: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_common_steps_are_byte_identical_between_the_runtimes(model: str, streaming: bool) -> None:
     common = ("ensemble/", "preprocessing/", "postprocessing/", "tensorrt_llm_bls/")
-    one = {p: c for p, c in rendered(model=model, runtime="trtllm", streaming=streaming).items() if p.startswith(common)}
-    other = {p: c for p, c in rendered(model=model, runtime="torch", streaming=streaming).items() if p.startswith(common)}
+    one = {
+        p: c for p, c in rendered(model=model, runtime="trtllm", streaming=streaming).items() if p.startswith(common)
+    }
+    other = {
+        p: c for p, c in rendered(model=model, runtime="torch", streaming=streaming).items() if p.startswith(common)
+    }
     assert one == other and len(one) > 8
 
 

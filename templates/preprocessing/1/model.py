@@ -54,8 +54,7 @@ class TritonPythonModel:
         images = sources(request, self.settings["model"], batch)
         use_template = column(request, "apply_chat_template", batch, True)
         prompts = [
-            self.prompts.ids(text, len(row), flag)
-            for text, row, flag in zip(texts, images, use_template, strict=True)
+            self.prompts.ids(text, len(row), flag) for text, row, flag in zip(texts, images, use_template, strict=True)
         ]
         max_tokens = column(request, "max_tokens", batch, None)
         output_lens = [
@@ -107,9 +106,7 @@ class TritonPythonModel:
             )
             raise RequestError(f"text_input has {len(array)} rows: send {remedy}")
         if array.size != len(array):
-            raise RequestError(
-                f"text_input has shape {list(array.shape)}: send one text per row, shape [B,1]"
-            )
+            raise RequestError(f"text_input has shape {list(array.shape)}: send one text per row, shape [B,1]")
         return strings(array, "text_input")
 
     def _pixel_values(self, images: list[list[Source]]) -> NDArray[Any]:
@@ -167,12 +164,9 @@ def _one_of_two(request: pb_utils.InferenceRequest, name: str, other: str, batch
     values, others = column(request, name, batch, None), column(request, other, batch, None)
     for value, other_value in zip(values, others, strict=True):
         if None not in (value, other_value) and value != other_value:
-            raise RequestError(
-                f"{name} is {value} but {other} is {other_value}: they mean the same, send one"
-            )
+            raise RequestError(f"{name} is {value} but {other} is {other_value}: they mean the same, send one")
     return [
-        value if value is not None else (other_value or 0)
-        for value, other_value in zip(values, others, strict=True)
+        value if value is not None else (other_value or 0) for value, other_value in zip(values, others, strict=True)
     ]
 
 

@@ -47,13 +47,9 @@ class PromptBuilder:
         chunks = self._chunks(prompt)
         if any(token >= self._vocab_size for chunk in chunks for token in chunk):
             # such an id would be taken for a visual row
-            raise RequestError(
-                f"the text holds a token that the language model of {self._model} lacks: reword it"
-            )
+            raise RequestError(f"the text holds a token that the language model of {self._model} lacks: reword it")
         if len(chunks) != images + 1:
-            raise ValueError(
-                f"settings.json: {images} marks gave {len(chunks) - 1} gaps between the text's tokens"
-            )
+            raise ValueError(f"settings.json: {images} marks gave {len(chunks) - 1} gaps between the text's tokens")
         pieces: list[Sequence[int]] = [[] if self._bos_id is None else [self._bos_id], chunks[0]]
         for image, chunk in enumerate(chunks[1:]):
             first = self._vocab_size + image * self._rows

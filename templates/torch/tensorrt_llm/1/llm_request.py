@@ -111,9 +111,7 @@ def parse(request: pb_utils.InferenceRequest, limits: Limits) -> list[LlmRequest
         raise RequestError("input_ids is not present in the request")
     ids = tensors["input_ids"].as_numpy()
     if ids.ndim != 2:
-        raise RequestError(
-            f"Expected inputTokens tensors to have 2 dimensions, not {list(ids.shape)}: input_ids"
-        )
+        raise RequestError(f"Expected inputTokens tensors to have 2 dimensions, not {list(ids.shape)}: input_ids")
     batch = len(ids)
     _refuse_unsupported(request, set(tensors), batch)
     if batch > 1 and not limits.decoupled:
@@ -144,9 +142,7 @@ def _refuse_unsupported(request: pb_utils.InferenceRequest, names: set[str], bat
     for name in sorted(names - IGNORED - VECTORS - SCALARS.keys() - {"stop"}):
         neutral = NEUTRAL.get(name)
         if neutral is None or any(value != neutral for value in column(request, name, batch, neutral)):
-            raise RequestError(
-                f"{name} is not supported by --runtime torch: leave it out, or use --runtime trtllm"
-            )
+            raise RequestError(f"{name} is not supported by --runtime torch: leave it out, or use --runtime trtllm")
 
 
 def _table(tensor: pb_utils.Tensor, batch: int, limits: Limits) -> torch.Tensor:
@@ -154,9 +150,7 @@ def _table(tensor: pb_utils.Tensor, batch: int, limits: Limits) -> torch.Tensor:
     table = dlpack.from_dlpack(tensor.to_dlpack()).clone()
     if table.ndim != 3 or len(table) != batch or table.shape[2] != limits.hidden_size:
         shape, hidden = list(table.shape), limits.hidden_size
-        raise RequestError(
-            f"prompt_embedding_table has shape {shape}; this model takes [{batch}, rows, {hidden}]"
-        )
+        raise RequestError(f"prompt_embedding_table has shape {shape}; this model takes [{batch}, rows, {hidden}]")
     if table.dtype != limits.dtype:
         raise RequestError(f"prompt_embedding_table is {table.dtype}; the weights are {limits.dtype}")
     return table
@@ -174,17 +168,13 @@ def _row(
     if end_id >= limits.vocab_size:
         raise RequestError(f"end_id {end_id} is outside the vocabulary of {limits.vocab_size} tokens")
     if bias is not None and bias.size not in (0, limits.vocab_size):
-        raise RequestError(
-            f"embedding_bias has {bias.size} entries; the vocabulary has {limits.vocab_size} tokens"
-        )
+        raise RequestError(f"embedding_bias has {bias.size} entries; the vocabulary has {limits.vocab_size} tokens")
     if values["beam_width"] < 1:
         raise RequestError(f"beam_width is {values['beam_width']}: at least 1 is needed")
     if values["streaming"] and not limits.decoupled:
         raise RequestError("Streaming is only supported if model is deployed using decoupled mode.")
     if values["streaming"] and values["beam_width"] > 1:
-        raise RequestError(
-            "streaming with beam_width > 1 is not supported by --runtime torch: drop one of them"
-        )
+        raise RequestError("streaming with beam_width > 1 is not supported by --runtime torch: drop one of them")
     exclude = values["exclude_input_in_output"]
     words = {
         name: [] if array is None else llm_words.parse(array, name, limits.vocab_size)
@@ -212,9 +202,7 @@ def _row(
     )
 
 
-def _prompt(
-    ids: NDArray[np.int32], length: int | None, table: torch.Tensor | None, limits: Limits
-) -> list[int]:
+def _prompt(ids: NDArray[np.int32], length: int | None, table: torch.Tensor | None, limits: Limits) -> list[int]:
     """The ids of the row without its right padding, each one a token or a row of the table."""
     if length is None:
         raise RequestError("input_lengths is not present in the request")

@@ -33,9 +33,7 @@ def parse(words: NDArray[np.int32], name: str, vocab_size: int) -> list[list[int
         word = ids[start:end]
         outside = [token for token in word if not 0 <= token < vocab_size]
         if outside:
-            raise RequestError(
-                f"{name}: token id {outside[0]} is outside the vocabulary of {vocab_size} tokens"
-            )
+            raise RequestError(f"{name}: token id {outside[0]} is outside the vocabulary of {vocab_size} tokens")
         parsed.append(word)
         start = end
     return parsed

@@ -28,9 +28,7 @@ FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the language model. ValueError, with the remedy, when settings and checkpoint disagree."""
-        settings: dict[str, Any] = json.loads(
-            Path(__file__).with_name("settings.json").read_text(encoding="utf-8")
-        )
+        settings: dict[str, Any] = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
         config = json.loads(args["model_config"])
         self.decoupled: bool = pb_utils.using_decoupled_model_transaction_policy(config)
         if self.decoupled != settings["decoupled"]:
@@ -54,9 +52,7 @@ class TritonPythonModel:
         self.running: defaultdict[str, set[Stream]] = defaultdict(set)
         self.lock = threading.Lock()
 
-    def execute(
-        self, requests: Sequence[pb_utils.InferenceRequest]
-    ) -> list[pb_utils.InferenceResponse] | None:
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse] | None:
         """One response per request; nothing when decoupled: then responses go out through their senders."""
         if self.pool is None:
             return answer_each(requests, self._answer)
@@ -119,9 +115,7 @@ class TritonPythonModel:
                 self._stream(stream, index, row)
             else:
                 stream.send(
-                    pb_utils.InferenceResponse(
-                        self._whole(row, stream.cancelled) + stream.batch_index(index)
-                    ),
+                    pb_utils.InferenceResponse(self._whole(row, stream.cancelled) + stream.batch_index(index)),
                     True,
                 )
         except Exception as error:  # belongs to this row alone

@@ -77,9 +77,7 @@ class LogitsRules:
 
     def _penalise(self, logits: torch.Tensor, history: list[int]) -> None:
         known = [token for token in history if 0 <= token < self.vocab_size]
-        tokens, counts = torch.tensor(known, dtype=torch.long, device=logits.device).unique(
-            return_counts=True
-        )
+        tokens, counts = torch.tensor(known, dtype=torch.long, device=logits.device).unique(return_counts=True)
         seen = logits[tokens]
         penalty = self.sampling.repetition_penalty
         seen = torch.where(seen < 0, seen * penalty, seen / penalty)

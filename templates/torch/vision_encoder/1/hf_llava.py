@@ -12,9 +12,7 @@ SELECT_STRATEGIES = ("default", "full")
 class LlavaVision(nn.Module):  # type: ignore[misc]
     """Pixels [n, 3, S, S] to rows of the prompt table [n, N, hidden], in the dtype of the weights."""
 
-    def __init__(
-        self, tower: nn.Module, projector: nn.Module, layers: list[int], drop_class_token: bool
-    ) -> None:
+    def __init__(self, tower: nn.Module, projector: nn.Module, layers: list[int], drop_class_token: bool) -> None:
         super().__init__()
         self.tower = tower
         self.projector = projector
@@ -43,9 +41,7 @@ def load(checkpoint: str, dtype: torch.dtype) -> nn.Module:
             f"{checkpoint}/config.json: vision_feature_select_strategy {strategy!r} is not "
             f"one of {', '.join(SELECT_STRATEGIES)}"
         )
-    model = transformers.AutoModelForImageTextToText.from_pretrained(
-        checkpoint, config=config, torch_dtype=dtype
-    )
+    model = transformers.AutoModelForImageTextToText.from_pretrained(checkpoint, config=config, torch_dtype=dtype)
     holder = model.model if hasattr(model.model, "vision_tower") else model
     return LlavaVision(
         holder.vision_tower,

@@ -23,9 +23,7 @@ from torch.utils import dlpack
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the tower and run it once, which checks the numbers that the repository was generated with."""
-        settings: dict[str, Any] = json.loads(
-            Path(__file__).with_name("settings.json").read_text(encoding="utf-8")
-        )
+        settings: dict[str, Any] = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
         self.name = settings["model"]
         self.device = torch_device.prepare(settings, args)
         self.dtype: torch.dtype = getattr(torch, settings["dtype"])
@@ -48,7 +46,7 @@ class TritonPythonModel:
                 per_row = self._images(request)
                 images.extend(per_row)
                 counts.append([len(row) for row in per_row])
-            except Exception as error:  # noqa: PERF203  (it belongs to this request alone)
+            except Exception as error:
                 counts.append(error)
         try:
             rows = self._encode(images) if sum(map(len, images)) else None
@@ -76,17 +74,13 @@ class TritonPythonModel:
             raise RequestError("pixel_values is not present in the request: send [B, 0, ...] for text only")
         shape = tuple(tensor.shape())
         if shape[2:] != self.image_shape:
-            raise RequestError(
-                f"pixel_values has images of shape {shape[2:]}; {self.name} takes {self.image_shape}"
-            )
+            raise RequestError(f"pixel_values has images of shape {shape[2:]}; {self.name} takes {self.image_shape}")
         batch, most = shape[:2]
         num_images = column(request, "num_images", batch, 0)
         num_rows = column(request, "num_rows", batch, 0)
         for images, expected in zip(num_images, num_rows, strict=True):
             if not 0 <= images <= most:
-                raise RequestError(
-                    f"num_images is {images}, but pixel_values holds {most} image(s) for each row"
-                )
+                raise RequestError(f"num_images is {images}, but pixel_values holds {most} image(s) for each row")
             if images * self.rows_per_image != expected:
                 produced = images * self.rows_per_image
                 raise RequestError(
@@ -105,9 +99,7 @@ class TritonPythonModel:
             calls = pixels.split(self.images_per_call or len(pixels))
             rows = torch.cat([self.tower(call) for call in calls]).to(self.table_dtype)
         if self.device.type == "cuda":
-            torch.cuda.current_stream(
-                self.device
-            ).synchronize()  # the next step reads the rows outside this stream
+            torch.cuda.current_stream(self.device).synchronize()  # the next step reads the rows outside this stream
         return rows
 
     def _table(self, rows: torch.Tensor | None, start: int, counts: list[int]) -> torch.Tensor:
@@ -115,9 +107,7 @@ class TritonPythonModel:
         longest = max(1, max(counts, default=0) * self.rows_per_image)  # text only: one zero row, never read
         if rows is not None and len(counts) == 1 and counts[0]:
             return rows[start : start + counts[0]].reshape(1, longest, self.hidden_size)
-        table = torch.zeros(
-            (len(counts), longest, self.hidden_size), dtype=self.table_dtype, device=self.device
-        )
+        table = torch.zeros((len(counts), longest, self.hidden_size), dtype=self.table_dtype, device=self.device)
         for row, count in zip(table, counts, strict=True):
             if rows is not None and count:
                 row[: count * self.rows_per_image] = rows[start : start + count].reshape(-1, self.hidden_size)

@@ -58,14 +58,10 @@ def load(checkpoint: str, dtype: torch.dtype) -> nn.Module:
     folder = Path(checkpoint)
     config = _json(folder / "config.json")
     if config.get("s2"):
-        raise ValueError(
-            f"{folder}/config.json: s2 (several scales) is not served by --runtime torch; use trtllm"
-        )
+        raise ValueError(f"{folder}/config.json: s2 (several scales) is not served by --runtime torch; use trtllm")
     feature = config.get("mm_vision_select_feature", "patch")
     if feature not in ("patch", "cls_patch"):
-        raise ValueError(
-            f"{folder}/config.json: mm_vision_select_feature {feature!r} is not patch or cls_patch"
-        )
+        raise ValueError(f"{folder}/config.json: mm_vision_select_feature {feature!r} is not patch or cls_patch")
     return VilaVision(
         _tower(folder / "vision_tower", dtype),
         _projector(folder / "mm_projector").to(dtype),
@@ -96,9 +92,7 @@ def _projector(folder: Path) -> nn.Module:
     for file in sorted(folder.glob("*.safetensors")):
         weights.update(load_file(str(file)))
     if not weights:
-        raise ValueError(
-            f"{folder} holds no .safetensors file: convert the projector's weights to safetensors"
-        )
+        raise ValueError(f"{folder} holds no .safetensors file: convert the projector's weights to safetensors")
     weights = {name.removeprefix("layers."): weight for name, weight in weights.items()}
     hidden, merged = weights["2.weight"].shape
     projector = nn.Sequential(

@@ -1,0 +1,108 @@
+"""The command line: exit codes, what it prints, and how little it imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from generator.cli import main
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "generator", *arguments], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from generator import cli\n"
+        "try: cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & "
+        "{'torch', 'transformers', 'numpy', 'jinja2', 'google', 'tritonclient', 'tokenizers', 'PIL'}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.rstrip().endswith("[]")
+
+
+def test_generation_without_checkpoint_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from generator import cli\n"
+        f"assert cli.main(['--model', 'llava', '--output', {str(tmp_path / 'r')!r}]) == 0\n"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & "
+        "{'torch', 'transformers', 'numpy', 'google', 'tritonclient', 'tokenizers', 'PIL'}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.rstrip().endswith("[]")
+
+
+def test_default_output_is_model_repos_below_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", "llava"]) == 0
+    assert (tmp_path / "model_repos/llava/ensemble/config.pbtxt").is_file()
+    assert capsys.readouterr().out.rstrip().endswith("model_repos/llava: written")
+    assert main(["--model", "llava"]) == 0
+    assert "already up to date" in capsys.readouterr().out
+    assert main(["--model", "llava", "--max-tokens", "7"]) == 1
+    assert "--force" in capsys.readouterr().err
+    assert main(["--model", "llava", "--max-tokens", "7", "--force"]) == 0
+
+
+def test_explain_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", "vila", "--explain", "--output", str(tmp_path / "r")]) == 0
+    text = capsys.readouterr().out
+    assert "8 x 784 = 6272" in text and "first image id 32000" in text
+    assert not (tmp_path / "r").exists()
+
+
+def test_list_names_every_variant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert "vila1.5-40b" in text and "not supported: its tower looks at the image at two scales" in text
+    assert main(["list", "--json"]) == 0
+    assert {row["model"] for row in json.loads(capsys.readouterr().out)} >= {"llava", "vila"}
+
+
+def test_check_says_fine_or_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--model", "llava", "--output", str(tmp_path / "r")])
+    assert main(["check", str(tmp_path / "r")]) == 0
+    assert "fine" in capsys.readouterr().out
+    (tmp_path / "r/ensemble/config.pbtxt").write_text("nonsense {")
+    assert main(["check", str(tmp_path / "r"), "--json"]) == 1
+    codes = {finding["code"] for finding in json.loads(capsys.readouterr().out)["findings"]}
+    assert "config-unparsable" in codes
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--model", "llava", "--max-images", "0"],
+        ["--model", "llava", "--path-map", "nothing"],
+        ["--model", "llava", "--set", "x=1"],
+        ["--model", "llava", "--name", "a/b"],
+        ["--model", "llava", "--image-host", "user@host/path"],
+        ["--model", "nothing-like-it"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_asking_nobody_is_an_environment_error(tmp_path: Path) -> None:
+    done = run("ask", "--url", "127.0.0.1:9", "--text", "hello?", cwd=tmp_path)
+    assert done.returncode == 3 and "127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_serving_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    done = run("serve", str(tmp_path / "nothing"), cwd=tmp_path)
+    assert done.returncode in (1, 3) and "nothing" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,198 @@
+"""Which server is started and how, what is refused, and what a failing start leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from generator import server
+from generator.server import ServerError
+
+ROOT = Path(__file__).parents[2]
+MODEL = """
+import triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+    def initialize(self, args):
+        BODY
+    def execute(self, requests):
+        return [pb_utils.InferenceResponse(request.inputs()) for request in requests]
+"""
+CONFIG = """name: "echo" backend: "python" max_batch_size: 1
+input [{name: "x" data_type: TYPE_STRING dims: [1]}] output [{name: "x" data_type: TYPE_STRING dims: [1]}]"""
+
+
+def repository(folder: Path, body: str = "pass") -> Path:
+    version = folder / "repository" / "echo" / "1"
+    version.mkdir(parents=True)
+    (version.parent / "config.pbtxt").write_text(CONFIG)
+    (version / "model.py").write_text(MODEL.replace("BODY", body))
+    return folder / "repository"
+
+
+def command(folder: Path) -> tuple[list[str], dict[str, str]]:
+    folder.mkdir(exist_ok=True)
+    return server.command(
+        folder,
+        http_port=1,
+        grpc_port=2,
+        metrics_port=3,
+        scratch=folder,
+        shm_prefix="some_",
+        arguments=["--id=a"],
+    )
+
+
+def left_behind() -> list[str]:
+    return [path.name for path in server.SHM.glob("gen_repo_*")]
+
+
+def without_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+
+
+def test_server_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "bin" / "tritonserver"
+    installed.parent.mkdir()
+    installed.write_text("#!/bin/sh\n")
+    installed.chmod(0o755)
+    monkeypatch.setenv("PATH", str(installed.parent))
+    argv, environment = command(tmp_path / "r")
+    assert argv[0] == str(installed) and environment == dict(os.environ)
+    assert not [option for option in argv if option.startswith("--backend-directory")]
+    assert {f"--model-repository={tmp_path / 'r'}", "--disable-auto-complete-config", "--http-port=1"} < set(argv)
+    assert {"--grpc-port=2", "--metrics-port=3", "--exit-on-error=true"} < set(argv) and argv[-1] == "--id=a"
+    assert "--backend-config=python,shm-region-prefix-name=some_" in argv
+
+
+def test_server_of_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_servers(monkeypatch)
+    argv, environment = command(tmp_path)
+    (backends,) = [Path(option.split("=")[1]) for option in argv if option.startswith("--backend-directory")]
+    names = {path.name for path in (backends / "python").iterdir() if path.is_file()}
+    assert {"libtriton_python.so", "triton_python_backend_stub", "triton_python_backend_utils.py"} <= names
+    stub = (backends / "python" / "triton_python_backend_stub").resolve()
+    assert stub.parent.name == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert sysconfig.get_config_var("LIBDIR") in environment["LD_LIBRARY_PATH"]
+
+
+def test_numpy_2_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_servers(monkeypatch)
+    metadata = tmp_path / "numpy-2.1.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ServerError, match=r"numpy 2\.1\.0") as caught:
+        command(tmp_path / "r")
+    assert "numpy<2" in caught.value.remedy
+
+
+def bare_python(code: str) -> str:
+    """Output of `code` in this interpreter without any installed package."""
+    environment = {"PATH": "/nonexistent", "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-S", "-c", code]
+    return subprocess.run(argv, env=environment, text=True, capture_output=True, check=True).stdout
+
+
+def test_no_server_at_all() -> None:
+    code = """
+from pathlib import Path
+from generator.server import ServerError, running
+try:
+    with running(Path("/")):
+        pass
+except ServerError as error:
+    print(error.message, error.remedy)
+"""
+    assert "no Triton server" in bare_python(code) and "gen-repo[serve]" in bare_python(code)
+
+
+def test_ask_without_tritonclient() -> None:
+    code = """
+from generator.ask import ask
+from generator.server import ServerError
+try:
+    list(ask("127.0.0.1:1", "ensemble", "text", []))
+except ServerError as error:
+    print(error.message, error.remedy)
+"""
+    assert "tritonclient is not installed pip install" in bare_python(code)
+
+
+def test_models_messages_come_first(tmp_path: Path) -> None:
+    body = 'raise pb_utils.TritonModelException("tokenizer.json is missing: run gen-repo again")'
+    with pytest.raises(ServerError) as caught, server.running(repository(tmp_path, body)):
+        pass
+    lines = caught.value.message.splitlines()
+    assert lines[1].startswith("echo: ") and lines[1].endswith("tokenizer.json is missing: run gen-repo again")
+    assert "model.py(" not in caught.value.message and left_behind() == []
+
+
+def test_a_config_that_does_not_parse(tmp_path: Path) -> None:
+    config = repository(tmp_path) / "echo" / "config.pbtxt"
+    config.write_text(CONFIG + "\nbogus: 3")
+    with pytest.raises(ServerError) as caught, server.running(tmp_path / "repository"):
+        pass
+    assert str(config) in caught.value.message and '"bogus"' in caught.value.message
+
+
+def test_never_ready(tmp_path: Path) -> None:
+    slow = repository(tmp_path, "import time; print('still loading', flush=True); time.sleep(60)")
+    with (
+        pytest.raises(ServerError, match="not ready after 2 s\n(.*\n)*.*still loading"),
+        server.running(slow, timeout=2),
+    ):
+        pass
+    assert left_behind() == []
+
+
+@pytest.mark.parametrize("port", ["http_port", "grpc_port", "metrics_port"])
+def test_a_taken_port(tmp_path: Path, port: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        number = other.getsockname()[1]
+        with pytest.raises(ServerError, match=f"port {number} of 127.0.0.1"):
+            with server.running(repository(tmp_path), **{port: number}):  # type: ignore[arg-type]
+                pass
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from generator.server import ServerError, serve
+try:
+    sys.exit(serve(Path(sys.argv[1]), http_port=0, grpc_port=0, metrics_port=0, address="127.0.0.1"))
+except ServerError as error:
+    print(error.message)
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, 3)])
+def test_serve_until_a_signal(tmp_path: Path, number: int, code: int) -> None:
+    """SIGTERM and SIGINT end it in order; a server that is killed is an error. Nothing is left in any case."""
+    argv = [sys.executable, "-c", SERVE, str(repository(tmp_path))]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        line = program.stdout.readline()
+        assert line.startswith("ready: http 127.0.0.1:")
+        children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+        (child,) = map(int, children)
+        if number == signal.SIGKILL:
+            os.kill(child, number)
+        else:
+            program.send_signal(number)
+        rest = program.stdout.read()
+    assert program.returncode == code
+    assert code == 0 or "ended with code -9" in rest
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child, 0)
+    assert left_behind() == []
