@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import pytest
@@ -20,16 +20,37 @@ from tests.parity.client import Case
 from tests.server.harness import triton
 
 MAX_TOKENS = 12
-ORACLES = {"llava": LlavaOracle, "vila": VilaOracle}
-# Images per prompt that a model is asked about, text only (0) included.
-IMAGES = {"llava": (0, 1), "vila": (0, 1, 2, 3)}
 
 
-def repository(model: str, folder: Path, *, streaming: bool = False) -> Path:
+@dataclass(frozen=True)
+class Subject:
+    """What is asked: a model or variant over a tiny checkpoint.
+
+    Attributes:
+        images: images per prompt, text only (0) included.
+        prompts: how many of the 30 prompts are asked for each number of images.
+    """
+
+    model: str
+    checkpoint: str
+    oracle: Callable[[Path], Oracle]
+    images: tuple[int, ...]
+    prompts: int = 30
+
+
+SUBJECTS = {
+    "llava": Subject("llava", "llava", LlavaOracle, (0, 1)),
+    "vila": Subject("vila", "vila", VilaOracle, (0, 1, 2, 3)),
+    "vila1.5-8b": Subject("vila1.5-8b", "vila-llama_3", partial(VilaOracle, conversation="llama_3"), (0, 1, 2), 8),
+}
+STREAMED = ("llava", "vila")
+
+
+def repository(subject: Subject, folder: Path, *, streaming: bool = False) -> Path:
     outcome = generate(
         Options(
-            model=model,
-            hf_model_dir=cached(model),
+            model=subject.model,
+            hf_model_dir=cached(subject.checkpoint),
             runtime="torch",
             output=folder,
             streaming=streaming,
@@ -40,12 +61,12 @@ def repository(model: str, folder: Path, *, streaming: bool = False) -> Path:
     return outcome.output
 
 
-def cases(model: str) -> list[Case]:
-    """30 prompts for each number of images; photographs of all shapes take turns."""
+def cases(subject: Subject) -> list[Case]:
+    """The prompts for each number of images; photographs of all shapes take turns."""
     names = photos.names()
     made = []
-    for count in IMAGES[model]:
-        for i, prompt in enumerate(photos.PROMPTS):
+    for count in subject.images:
+        for i, prompt in enumerate(photos.PROMPTS[: subject.prompts]):
             chosen = [names[(i * 3 + k * 7 + count) % len(names)] for k in range(count)]
             images = tuple(photos.encoded(name) for name in chosen)
             made.append(Case(f"{count} image(s) {','.join(chosen)}: {prompt[:30]!r}", prompt, images))
@@ -79,25 +100,26 @@ def oracle_of() -> dict[str, Oracle]:
     return {}
 
 
-def _serve(model: str, folder: Path, known: dict[str, Oracle], *, streaming: bool) -> Iterator[Served]:
-    where = repository(model, folder, streaming=streaming)
-    if model not in known:
-        known[model] = ORACLES[model](cached(model))
+def _serve(name: str, folder: Path, known: dict[str, Oracle], *, streaming: bool) -> Iterator[Served]:
+    subject = SUBJECTS[name]
+    where = repository(subject, folder, streaming=streaming)
+    if name not in known:
+        known[name] = subject.oracle(cached(subject.checkpoint))
     with triton(where) as server:
-        yield Served(model, server.grpc, server.http, where, known[model], cases(model))
+        yield Served(name, server.grpc, server.http, where, known[name], cases(subject))
 
 
-@pytest.fixture(scope="module", params=sorted(IMAGES))
+@pytest.fixture(scope="module", params=SUBJECTS)
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, oracle_of: dict[str, Oracle]
 ) -> Iterator[Served]:
-    """A plain repository of each model."""
+    """A plain repository of each subject."""
     yield from _serve(request.param, tmp_path_factory.mktemp("plain") / request.param, oracle_of, streaming=False)
 
 
-@pytest.fixture(scope="module", params=sorted(IMAGES))
+@pytest.fixture(scope="module", params=STREAMED)
 def streaming(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, oracle_of: dict[str, Oracle]
 ) -> Iterator[Served]:
-    """A --streaming repository of each model."""
+    """A --streaming repository of each subject."""
     yield from _serve(request.param, tmp_path_factory.mktemp("streaming") / request.param, oracle_of, streaming=True)

@@ -33,7 +33,7 @@ class PromptBuilder:
         self._key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
 
     def ids(self, text: str, images: int, apply_chat_template: bool = True) -> NDArray[np.int32]:
-        """The prompt as int32 ids [L]: one BOS, the text in the model's template, fake ids where images go.
+        """The prompt as int32 ids [L]: the text in the model's template, fake ids where images go.
 
         Raises RequestError when marks and images do not match, an image is missing, or a limit is exceeded.
         """
@@ -50,7 +50,7 @@ class PromptBuilder:
             raise RequestError(f"the text holds a token that the language model of {self._model} lacks: reword it")
         if len(chunks) != images + 1:
             raise ValueError(f"settings.json: {images} marks gave {len(chunks) - 1} gaps between the text's tokens")
-        pieces: list[Sequence[int]] = [[] if self._bos_id is None else [self._bos_id], chunks[0]]
+        pieces: list[Sequence[int]] = [chunks[0]]
         for image, chunk in enumerate(chunks[1:]):
             first = self._vocab_size + image * self._rows
             pieces += [range(first, first + self._rows), chunk]
@@ -125,23 +125,23 @@ class PromptBuilder:
         return before + text + after
 
     def _chunks(self, prompt: str) -> list[list[int]]:
-        """The ids between the images, without any BOS."""
+        """The ids before, between and after the images, begin tokens as the model saw them in training."""
         image_id, mark = self._prompt["image_token_id"], self._prompt["image_mark"]
         if image_id is None:
-            return [self._without_bos(self._tokenizer.encode(part).ids) for part in prompt.split(mark)]
+            return self._split_at_marks(prompt.split(mark))
         chunks: list[list[int]] = [[]]
-        for token in self._without_bos(self._tokenizer.encode(prompt).ids):
+        for token in self._tokenizer.encode(prompt).ids:
             if token == image_id:
                 chunks.append([])
             else:
                 chunks[-1].append(token)
         return chunks
 
-    def _without_bos(self, ids: list[int]) -> list[int]:
-        start = 0
-        while start < len(ids) and ids[start] == self._bos_id:
-            start += 1
-        return ids[start:]
+    def _split_at_marks(self, parts: list[str]) -> list[list[int]]:
+        """Each part tokenized on its own; the begin token that the tokenizer adds stays in the first only."""
+        chunks: list[list[int]] = [self._tokenizer.encode(part).ids for part in parts]
+        added = 1 if chunks[0][:1] == [self._bos_id] else 0
+        return [chunks[0], *(chunk[added:] for chunk in chunks[1:])]
 
     def _check_length(self, length: int, images: int) -> None:
         if length > self._limits["max_input_len"]:
