@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,11 +66,11 @@ def ask(
     max_tokens: int | None = None,
     stream: bool = False,
     parameters: Mapping[str, Any] | None = None,
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """The answer to `text` about `images` (encoded files), in pieces as they arrive when `stream`.
 
     `parameters` are further inputs of the model by name (temperature, top_k, ...), each a value or a list of values.
-    The pieces, joined, are the answer; beams are joined by line ends.
+    The pieces, joined, are the answer; beams are joined by line ends. Closing the generator cancels the request.
     Raises ServerError, with the server's own message, when the request fails.
     """
     client = connect(url)
@@ -129,7 +129,8 @@ def run(
     """Print the answer as it arrives, then with `times` what each model spent on it; returns 0.
 
     The times of the models are the server's statistics, in which a decoupled Python model counts only until it has
-    accepted a request; hence the times that the client saw as well. Raises ServerError, also for an image file that cannot be read.
+    accepted a request; hence the times that the client saw as well.
+    Raises ServerError, also for an image file that cannot be read.
     """
     try:
         files = [path.read_bytes() for path in images]

@@ -1,4 +1,4 @@
-"""Contradictions between vision engine, LLM engine, checkpoint, tokenizer, release and options, each with both values."""
+"""Contradictions between engines, checkpoint, tokenizer, release and options, each with both values."""
 
 from __future__ import annotations
 

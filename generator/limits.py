@@ -43,10 +43,13 @@ def decide(
     """The limits, and findings where an option asks for more than an engine was built for.
 
     Args:
-        rows: prompt table rows of one image.
+        rows: prompt table rows of one entry of the engine's input.
     """
     findings: list[Finding] = []
     engine = facts.llm_engine
+    rows *= variant.entries_per_image
+    tokens = variant.tokens_per_image or rows
+    shared = spec.constant_rows
     if options.max_images is not None and spec.max_images is not None and options.max_images > spec.max_images:
         what = f"{spec.title} takes {spec.max_images} image per prompt, {options.max_images} asked"
         findings.append(error("max-images", what, "--max-images", f"use --max-images {spec.max_images}"))
@@ -54,14 +57,15 @@ def decide(
     batch = options.max_batch_size or (engine.max_batch_size if engine else DEFAULT_BATCH_SIZE)
 
     if engine is None:
-        input_len = max(DEFAULT_INPUT_LEN, rows * images + TEXT_BUDGET)
+        input_len = max(DEFAULT_INPUT_LEN, tokens * images + TEXT_BUDGET)
         positions = (facts.checkpoint and facts.checkpoint.max_positions) or variant.max_positions
         seq_len = min(input_len + DEFAULT_OUTPUT_LEN, positions)
         input_len = min(input_len, seq_len - 1)
-        if rows * images > input_len:
-            what = f"{images} image(s) of {rows} rows do not fit into {input_len} prompt tokens ({positions} positions)"
-            findings.append(error("max-images", what, "--max-images", f"use --max-images {max(1, input_len // rows)}"))
-        return Limits(batch, images, rows * images, input_len, seq_len, options.max_tokens), findings
+        if tokens * images > input_len:
+            what = f"{images} image(s) of {tokens} tokens exceed {input_len} prompt tokens ({positions} positions)"
+            remedy = f"use --max-images {max(1, input_len // tokens)}"
+            findings.append(error("max-images", what, "--max-images", remedy))
+        return Limits(batch, images, shared + rows * images, input_len, seq_len, options.max_tokens), findings
 
     where = engine.folder / "config.json"
     if batch > engine.max_batch_size:
@@ -70,17 +74,17 @@ def decide(
         findings.append(error("engine-batch", what, where, remedy))
     # The runtime gives each slot floor(table / max_batch_size) rows of the table (TensorRT-LLM promptTuningBuffers).
     per_request = engine.max_table_rows // engine.max_batch_size
-    needed = rows * images
+    needed = shared + rows * images
     build = f"build the LLM engine with --max_multimodal_len {engine.max_batch_size * needed}"
     arithmetic = (
         f"max_prompt_embedding_table_size {engine.max_table_rows} / max_batch_size {engine.max_batch_size} "
         f"gives {per_request} prompt table rows per request"
     )
-    if per_request < rows:
-        what = f"{arithmetic}, but one image of {spec.title} has {rows}"
+    if per_request < shared + rows:
+        what = f"{arithmetic}, but one image of {spec.title} has {shared + rows}"
         findings.append(error("table-too-small", what, where, build))
     elif per_request < needed:
-        fits = per_request // rows
+        fits = (per_request - shared) // rows
         what = f"{arithmetic}: {fits} image(s) of {rows} rows, not {images}"
         if options.max_images is not None:
             findings.append(error("table-too-small", what, where, f"use --max-images {fits}, or {build}"))
@@ -90,12 +94,12 @@ def decide(
     input_len = min(engine.max_input_len, engine.max_seq_len - 1)
     if engine.max_num_tokens and not engine.paged_context_fmha and engine.max_num_tokens < input_len:
         input_len = engine.max_num_tokens  # without chunked context the whole prompt is one context step
-    if input_len < rows:
-        what = f"the LLM engine takes {input_len} prompt tokens, one image alone has {rows}"
-        findings.append(error("input-too-short", what, where, f"build it with --max_input_len {rows + TEXT_BUDGET}"))
-    elif input_len < rows * images:
-        what = f"the LLM engine takes {input_len} prompt tokens, {images} images have {rows * images}"
-        remedy = f"build it with --max_input_len {rows * images + TEXT_BUDGET}, or use fewer images"
+    if input_len < tokens:
+        what = f"the LLM engine takes {input_len} prompt tokens, one image alone has {tokens}"
+        findings.append(error("input-too-short", what, where, f"build it with --max_input_len {tokens + TEXT_BUDGET}"))
+    elif input_len < tokens * images:
+        what = f"the LLM engine takes {input_len} prompt tokens, {images} images have {tokens * images}"
+        remedy = f"build it with --max_input_len {tokens * images + TEXT_BUDGET}, or use fewer images"
         findings.append(warning("input-too-short", what, where, remedy))
-    table = max(per_request, 1) if per_request < rows else rows * images
+    table = max(per_request, 1) if per_request < shared + rows else shared + rows * images
     return Limits(batch, images, table, input_len, engine.max_seq_len, options.max_tokens), findings

@@ -94,6 +94,12 @@ def imported_modules(start: Iterable[Path], folders: tuple[Path, ...]) -> list[P
     return [found[name] for name in sorted(found)]
 
 
+def chosen_modules(values: dict[str, Any]) -> list[str]:
+    """Modules that a step loads by a name in its settings: every entry called `module`."""
+    names = [values["module"]] if "module" in values else []
+    return names + [entry["module"] for entry in values.values() if isinstance(entry, dict) and "module" in entry]
+
+
 def _step_files(env: jinja2.Environment, root: Path, plan: Plan, role: str) -> Files:
     """Everything below one model's folder."""
     source = f"{plan.runtime}/{role}" if role in RUNTIME_ROLES else role
@@ -101,10 +107,8 @@ def _step_files(env: jinja2.Environment, root: Path, plan: Plan, role: str) -> F
     files: Files = {"config.pbtxt": env.get_template(f"{source}/config.pbtxt.jinja").render(context).encode()}
     code = root / source / "1"
     if (code / "model.py").is_file():
-        chosen = [code / "model.py"]
         values = SETTINGS[source](plan)
-        if "module" in values:
-            chosen.append(code / f"{values['module']}.py")
+        chosen = [code / "model.py", *(code / f"{name}.py" for name in chosen_modules(values))]
         for module in imported_modules(chosen, (code, root / "shared")):
             files[f"1/{module.name}"] = module.read_bytes()
         files["1/settings.json"] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

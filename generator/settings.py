@@ -23,6 +23,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "vocab_size": plan.vocab_size,
         },
         "prompt": {
+            "module": plan.spec.prompt_module,
             "template": plan.conversation.template,
             "image_prefix": plan.spec.image_prefix,
             "image_mark": plan.spec.image_mark,
@@ -39,7 +40,9 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "shape": list(plan.pixels.shape),
             "dtype": plan.vision_dtype,
         },
+        "layout": {"module": plan.spec.layout_module, **plan.spec.layout_settings},
         "rows_per_image": plan.rows_per_image,
+        "constant_rows": plan.spec.constant_rows,
         "release": {
             "min_tokens": plan.contract.min_tokens,
             "seed": plan.contract.seed,
@@ -77,6 +80,7 @@ def front(plan: Plan) -> dict[str, Any]:
         "llm_outputs": ["output_ids", "sequence_length", *(n for n in passed if n != "batch_index")],
         "max_threads": FRONT_THREADS,
         "poll_seconds": 0.01,
+        "silence_seconds": 60.0,
     }
 
 

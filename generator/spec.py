@@ -61,7 +61,9 @@ class Variant:
         name: last path component of the checkpoint, as the guide uses it.
         source: repository of the weights.
         hidden_size, vocab_size, max_positions: of the LLM; the engine's or checkpoint's own numbers win.
-        rows_per_image: prompt table rows of one image.
+        rows_per_image: prompt table rows of one entry of the engine's input, which is an image or a tile of it.
+        entries_per_image: entries that one image takes at most.
+        tokens_per_image: prompt tokens that one image takes at most; None = as many as its rows.
         refused: why this variant cannot be generated; empty = it can.
         no_torch: why `--runtime torch` cannot run it; empty = it can.
     """
@@ -75,6 +77,8 @@ class Variant:
     pixels: PixelSpec
     conversation: Conversation
     tokens: Tokens
+    entries_per_image: int = 1
+    tokens_per_image: int | None = None
     refused: str = ""
     no_torch: str = ""
 
@@ -109,6 +113,9 @@ class ModelSpec:
         image_mark: text that marks an image's place.
         image_token: True = the mark is a token of the vocabulary; False = the prompt is split at the mark.
         image_prefix: put before the text once per image when the text has no mark.
+        prompt_module, layout_module: capability modules of preprocessing: what stands around the images, and how an
+            image becomes entries of the engine's input and positions in the prompt; `layout_settings` are the latter's.
+        constant_rows: rows of the checkpoint that the vision step puts before those of the images.
         image_required: refuse requests without an image.
         max_images: largest number of images in one prompt, None = as many as the limits allow.
         default_images: images per request that default limits are sized for.
@@ -124,6 +131,10 @@ class ModelSpec:
     image_prefix: str
     torch: TorchSpec
     build: BuildSpec
+    prompt_module: str = "marked_prompt"
+    layout_module: str = "fixed_rows"
+    layout_settings: Mapping[str, Any] = field(default_factory=dict)
+    constant_rows: int = 0
     llm_folder: str = ""
     image_required: bool = False
     max_images: int | None = 1

@@ -91,7 +91,8 @@ def _limits(path: Path, limits: dict[str, Any], values: dict[str, Any]) -> list[
         what = f"one image of {rows} rows exceeds max_input_len {limits['max_input_len']}"
         findings.append(error("limits", what, path, AGAIN))
     if limits["max_input_len"] >= limits["max_seq_len"]:
-        what = f"max_input_len {limits['max_input_len']} leaves no room for an answer in max_seq_len {limits['max_seq_len']}"
+        lengths = f"max_input_len {limits['max_input_len']}", f"max_seq_len {limits['max_seq_len']}"
+        what = f"{lengths[0]} leaves no room for an answer in {lengths[1]}"
         findings.append(error("limits", what, path, AGAIN))
     if limits["default_max_tokens"] + rows > limits["max_seq_len"]:
         what = (

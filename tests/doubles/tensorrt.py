@@ -1,8 +1,8 @@
 """Stand-in for the part of TensorRT's Python API that the vision step uses, on host memory.
 
-TensorRT needs an NVIDIA GPU. This keeps its rules (an engine of another version does not load, shapes stay inside
-the profile, buffers are aligned and complete) and computes rows = 2 x pixels, so that every value can be followed.
-An engine file is JSON: {"version", "tensors": {name: {"mode", "dtype", "shape"}}, "profile": [min, opt, max]}.
+TensorRT needs an NVIDIA GPU. This keeps its rules (an engine of another version does not load, shapes stay
+inside the profile, buffers are aligned and all given) and computes rows = 2 x pixels, so that each value can be
+followed. An engine file is JSON: {"version", "tensors": {name: {"mode", "dtype", "shape"}}, "profile"}.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ def settings(*, image_token: bool = True, **changes: Any) -> Any:
             "vocab_size": VOCAB_SIZE,
         },
         "prompt": {
+            "module": "marked_prompt",
             "template": "USER: {text} ASSISTANT:",
             "image_prefix": "<image>\n",
             "image_mark": "<image>",
@@ -99,7 +100,9 @@ def settings(*, image_token: bool = True, **changes: Any) -> Any:
             "shape": [3, 336, 336],
             "dtype": "float16",
         },
+        "layout": {"module": "fixed_rows"},
         "rows_per_image": ROWS,
+        "constant_rows": 0,
         "release": {"min_tokens": "min_length", "seed": "random_seed", "extra_ids": True},
         "limits": {
             "max_images": 4,

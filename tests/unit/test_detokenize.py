@@ -110,11 +110,11 @@ def no_decoder() -> Tokenizer:
     return tokenizer
 
 
-def strip_two() -> Tokenizer:
-    """As llama(), but the decoder takes up to two spaces from the start."""
+def strip_six() -> Tokenizer:
+    """As llama(), but the decoder takes up to six spaces from the start."""
     tokenizer = llama()
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 2, 0)]
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 6, 0)]
     )
     return tokenizer
 
@@ -132,7 +132,7 @@ FAMILIES: list[Callable[[], Tokenizer]] = [
     word_piece,
     word_end,
     no_decoder,
-    strip_two,
+    strip_six,
 ]
 BUILT = {family.__name__: family() for family in FAMILIES}
 
@@ -140,6 +140,12 @@ BUILT = {family.__name__: family() for family in FAMILIES}
 def streamed(tokenizer: Tokenizer, chunks: list[list[int]]) -> list[str]:
     stream = Detokenizer(tokenizer).stream()
     return [stream.push(chunk) for chunk in chunks] + [stream.finish()]
+
+
+def tokens(tokenizer: Tokenizer, pieces: list[str]) -> list[int]:
+    ids = [tokenizer.token_to_id(piece) for piece in pieces]
+    assert None not in ids
+    return [id for id in ids if id is not None]
 
 
 def chunked(ids: list[int], size: int) -> list[list[int]]:
@@ -170,30 +176,44 @@ def test_random_ids(family: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("family", ["llama", "strip_two", "byte_level"])
+def byte_tokens(family: str) -> list[int]:
+    """The ids of the 256 single bytes."""
+    if family != "byte_level":
+        return tokens(BUILT[family], [f"<0x{value:02X}>" for value in range(256)])
+    # A byte-level vocabulary writes a printable byte as itself and the others as the characters from 256 on.
+    pieces, others = [], 0
+    for value in range(256):
+        printable = 33 <= value <= 126 or (value >= 161 and value != 173)
+        pieces.append(chr(value if printable else 256 + others))
+        others += not printable
+    return tokens(BUILT[family], pieces)
+
+
+@pytest.mark.parametrize("family", ["llama", "strip_six", "byte_level"])
 def test_random_bytes(family: str) -> None:
-    """Only the 256 byte tokens, spaces and one letter, so that broken and whole characters abound."""
+    """Bytes one by one: any, or those of real characters with some lost and some tokens put in between."""
     tokenizer = BUILT[family]
-    if family == "byte_level":
-        pieces = [*pre_tokenizers.ByteLevel.alphabet(), "<s>"]
-    else:
-        pieces = [*(f"<0x{value:02X}>" for value in range(256)), *["▁", "e"] * 40, "<s>"]
-    ids = [tokenizer.token_to_id(piece) for piece in pieces]
-    assert None not in ids
+    of_byte = byte_tokens(family)
+    others = tokens(tokenizer, ["<s>", "e", "e", *(["▁"] * 4 if family != "byte_level" else [])])
     rng = random.Random(5)
-    for _ in range(3000):
-        if rng.random() < 0.5 and family == "byte_level":  # bytes of real characters, some lost
-            raw = "".join(rng.choices("é€😀日a ", k=12)).encode()
-            mapped = [tokenizer.encode(bytes([value]).decode("latin1")).tokens for value in raw if rng.random() < 0.9]
-            sample = [tokenizer.token_to_id(token) for tokens in mapped for token in tokens]
-        elif rng.random() < 0.5 and family != "byte_level":
-            raw = "".join(rng.choices("é€😀日a ", k=12)).encode()
-            sample = [tokenizer.token_to_id(f"<0x{value:02X}>") for value in raw if rng.random() < 0.97]
-            for _ in range(rng.randrange(4)):
-                sample.insert(rng.randrange(len(sample)), ids[rng.randrange(256, len(ids))])
+    for number in range(4000):
+        if number % 4 == 0:
+            sample = rng.choices([*of_byte, *others * 20], k=rng.randrange(30))
         else:
-            sample = rng.choices(ids, k=rng.randrange(30))
+            raw = "".join(rng.choices("é€😀日a ", k=12)).encode()
+            sample = [of_byte[value] for value in raw if rng.random() < 0.97]
+            for _ in range(rng.randrange(8)):
+                sample.insert(rng.randrange(len(sample) + 1), rng.choice(others))
         assert "".join(streamed(tokenizer, chunked(sample, 1))) == tokenizer.decode(sample, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("family", ["llama", "strip_six"])
+def test_leading_spaces(family: str) -> None:
+    tokenizer = BUILT[family]
+    space, letter = tokens(tokenizer, ["▁", "e"])
+    for count in range(1, 30):
+        ids = [space] * count + [letter, space, letter]
+        assert "".join(streamed(tokenizer, chunked(ids, 1))) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("family", BUILT)
@@ -230,15 +250,11 @@ class Counting(Detokenizer):
 def test_cost_per_push_does_not_grow(family: str, kind: str) -> None:
     tokenizer = BUILT[family]
     if kind == "special":
-        ids = [tokenizer.token_to_id("<s>")] * 4000
+        ids = tokens(tokenizer, ["<s>"]) * 4000
     elif kind == "text":
         ids = (tokenizer.encode(" ".join(CORPUS)).ids * 40)[:4000]
-    elif family == "byte_level":
-        ids = [
-            tokenizer.token_to_id(pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("\u07c0")[0][0][0])
-        ] * 4000
-    elif family in ("llama", "strip_two"):
-        ids = [tokenizer.token_to_id("<0xF0>")] * 4000
+    elif family in ("llama", "strip_six", "byte_level"):
+        ids = [byte_tokens(family)[0xDF]] * 4000
     else:
         pytest.skip("this family has no tokens of single bytes")
     shared = Counting(tokenizer)

@@ -1,7 +1,7 @@
 """The vision step of the trtllm runtime, its engine run by the stand-in for TensorRT (rows = 2 x pixels).
 
-No CUDA here: a stream is a list of what happened, and tensors stay on the host. What this cannot show (the real
-API, the GPU's memory and order of work) is left to a run on a GPU.
+No CUDA here: tensors stay on the host, and a stream only knows whether it was synchronized since it was last
+used. What this cannot show (the real API, GPU memory, the order of work on a GPU) is left to a run on a GPU.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import serving
 import tensorrt as trt
 import torch
 import torch_device
 import triton_python_backend_utils as pb_utils
 from torch.utils import dlpack
+
+from tests.unit import serving
 
 SHAPE = (3, 4, 4)
 ROWS, HIDDEN = 3, 16  # of one image: as many values as it has pixels
@@ -328,7 +329,7 @@ def test_what_is_missing_at_load_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(RuntimeError, match="kv_cache_free_gpu_mem_fraction"):
             step(tmp_path, engine_file(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="no GPU is visible.*--runtime torch"):
+    with pytest.raises(RuntimeError, match=r"no GPU is visible.*--runtime torch"):
         step(tmp_path, engine_file(tmp_path))
 
 
@@ -336,5 +337,5 @@ def test_a_missing_tensorrt_package_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     spec = importlib.util.spec_from_file_location("engine_without_tensorrt", FOLDER / "engine.py")
     assert spec and spec.loader
-    with pytest.raises(ImportError, match="package tensorrt cannot be imported.*trtllm-python-py3"):
+    with pytest.raises(ImportError, match=r"package tensorrt cannot be imported.*trtllm-python-py3"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prompt import PromptBuilder
+from marked_prompt import PromptBuilder
+from placement import Placed
 from tensors import RequestError
 from word_lists import embedding_bias, spellings, stacked, word_list
 
@@ -29,6 +30,13 @@ ROOMY = {"max_input_len": 10_000, "max_seq_len": 20_000, "max_images": 9, "max_t
 BUILDERS = {flag: builder(limits=ROOMY, image_token=flag) for flag in (True, False)}
 
 
+PLACED = Placed((1, 3, 8, 8), ROWS, np.arange(ROWS))
+
+
+def ids_of(prompts: PromptBuilder, text: str, images: int, apply_chat_template: bool = True) -> Any:
+    return prompts.build(text, [PLACED] * images, apply_chat_template).ids
+
+
 def fake(image: int) -> list[int]:
     return list(range(VOCAB_SIZE + image * ROWS, VOCAB_SIZE + (image + 1) * ROWS))
 
@@ -36,7 +44,7 @@ def fake(image: int) -> list[int]:
 @given(st.lists(plain_text, min_size=1, max_size=5), st.booleans(), st.booleans())
 def test_one_bos_and_each_row_once_in_order(pieces: list[str], image_token: bool, use_template: bool) -> None:
     images = len(pieces) - 1
-    ids = BUILDERS[image_token].ids(MARK.join(pieces), images, use_template).tolist()
+    ids = ids_of(BUILDERS[image_token], MARK.join(pieces), images, use_template).tolist()
     assert ids[0] == 1 and ids.count(1) == 1
     assert [token for token in ids if token >= VOCAB_SIZE] == [token for k in range(images) for token in fake(k)]
     assert all(token < VOCAB_SIZE or token in fake((token - VOCAB_SIZE) // ROWS) for token in ids)
@@ -47,7 +55,7 @@ def test_equals_the_tokenizer_of_the_whole_text(pieces: list[str]) -> None:
     """As Hugging Face's processors: the marks are repeated in the text, then the whole is tokenized."""
     image_id = TOKENIZER.token_to_id(MARK)
     whole = TOKENIZER.encode((MARK * ROWS).join(pieces)).ids
-    ours = BUILDERS[True].ids(MARK.join(pieces), len(pieces) - 1, apply_chat_template=False)
+    ours = ids_of(BUILDERS[True], MARK.join(pieces), len(pieces) - 1, apply_chat_template=False)
     assert [image_id if token >= VOCAB_SIZE else token for token in ours.tolist()] == whole
 
 
@@ -59,30 +67,30 @@ def test_chunks_equal_vilas_own_function(pieces: list[str]) -> None:
         if number:
             expected += fake(number - 1)
         expected += TOKENIZER.encode(piece).ids[1:]
-    ours = BUILDERS[False].ids(MARK.join(pieces), len(pieces) - 1, apply_chat_template=False)
+    ours = ids_of(BUILDERS[False], MARK.join(pieces), len(pieces) - 1, apply_chat_template=False)
     assert ours.tolist() == expected
 
 
 @pytest.mark.parametrize("image_token", [True, False])
 def test_template_and_prefix(image_token: bool) -> None:
     prompts = BUILDERS[image_token]
-    written_out = prompts.ids("USER: <image>\n<image>\nWhich city? ASSISTANT:", 2, apply_chat_template=False)
-    assert prompts.ids("Which city?", 2).tolist() == written_out.tolist()
-    assert prompts.ids("<image>\n<image>\nWhich city?", 2).tolist() == written_out.tolist()
-    assert prompts.ids("<image><image>Which city?", 2).tolist() != written_out.tolist()
+    written_out = ids_of(prompts, "USER: <image>\n<image>\nWhich city? ASSISTANT:", 2, apply_chat_template=False)
+    assert ids_of(prompts, "Which city?", 2).tolist() == written_out.tolist()
+    assert ids_of(prompts, "<image>\n<image>\nWhich city?", 2).tolist() == written_out.tolist()
+    assert ids_of(prompts, "<image><image>Which city?", 2).tolist() != written_out.tolist()
 
 
 def test_braces_in_the_text_are_only_text() -> None:
     whole = TOKENIZER.encode("USER: {text} {0} {{ ASSISTANT:").ids
-    assert BUILDERS[True].ids("{text} {0} {{", 0).tolist() == whole
+    assert ids_of(BUILDERS[True], "{text} {0} {{", 0).tolist() == whole
 
 
 def test_begin_token_in_the_text_stays_beside_the_tokenizers_own() -> None:
     """As transformers tokenizes it, and as VILA's Llama-3 template needs it, which spells its begin token out."""
     for image_token in (True, False):
         prompts = BUILDERS[image_token]
-        assert prompts.ids("<s>hello", 0, False).tolist()[:2] == [1, 1]
-        assert prompts.ids("hello", 0, False).tolist()[:2].count(1) == 1
+        assert ids_of(prompts, "<s>hello", 0, False).tolist()[:2] == [1, 1]
+        assert ids_of(prompts, "hello", 0, False).tolist()[:2].count(1) == 1
 
 
 @pytest.mark.parametrize(
@@ -93,26 +101,26 @@ def test_begin_token_in_the_text_stays_beside_the_tokenizers_own() -> None:
         ("<image>", 0, True, r"1 <image> in the text but 0 image\(s\)"),
         ("hello", 1, False, r"1 image\(s\) but no <image> in the text.*apply_chat_template"),
         ("hello", 5, True, "5 images, allowed are 4"),
-        ("hello", 4, True, "4 images of 6 rows exceed the prompt table of 18.*at most 3 images"),
+        ("hello", 4, True, "24 rows exceed the prompt table of 18.*fewer"),
         ("word " * 300, 1, True, r"\d+ tokens \(6 of them for 1 image\(s\)\).*max_input_len 200"),
         ("w" * 60_000, 0, True, r"600\d\d characters.*max_input_len 200"),
     ],
 )
 def test_refusals(text: str, images: int, use_template: bool, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        builder().ids(text, images, use_template)
+        ids_of(builder(), text, images, use_template)
 
 
 def test_model_that_needs_an_image() -> None:
     with pytest.raises(RequestError, match="tiny-llava needs an image"):
-        builder(prompt={"image_required": True}).ids("hello", 0)
+        ids_of(builder(prompt={"image_required": True}), "hello", 0)
 
 
 def test_text_cannot_reach_rows_of_the_table() -> None:
     """A token of the tokenizer beyond the LLM's vocabulary would be taken for a fake id."""
     small = builder(tokenizer={"vocab_size": 40})
     with pytest.raises(RequestError, match="a token that the language model of tiny-llava lacks"):
-        small.ids("hello", 0)
+        ids_of(small, "hello", 0)
 
 
 def test_empty_prompt_is_refused() -> None:
@@ -120,7 +128,7 @@ def test_empty_prompt_is_refused() -> None:
     without_bos._tokenizer = serving.tokenizer()
     without_bos._tokenizer.post_processor = None
     with pytest.raises(RequestError, match="the prompt is empty"):
-        without_bos.ids("", 0, apply_chat_template=False)
+        ids_of(without_bos, "", 0, apply_chat_template=False)
 
 
 def test_output_len() -> None:
@@ -139,19 +147,20 @@ def test_output_len() -> None:
 
 def test_extra_ids_tell_images_apart() -> None:
     prompts = builder()
-    ids = prompts.ids("<image> and <image> here", 2)
+    prompt = prompts.build("<image> and <image> here", [PLACED] * 2)
+    ids = prompt.ids
     one, two = np.zeros((3, 4, 4), np.float16), np.ones((3, 4, 4), np.float16)
-    extra = prompts.extra_ids(ids, [one, two])
+    extra = prompts.extra_ids(prompt, [one, two])
     assert extra.dtype == np.uint64 and extra.shape == ids.shape
     assert ((extra == 0) == (ids < VOCAB_SIZE)).all()
     first, second = (set(extra[np.isin(ids, fake(k))].tolist()) for k in (0, 1))
     assert len(first) == len(second) == 1 and first != second
-    assert (prompts.extra_ids(ids, [one, two]) == extra).all(), "equal images share their cache"
-    swapped = prompts.extra_ids(ids, [two, one])
+    assert (prompts.extra_ids(prompt, [one, two]) == extra).all(), "equal images share their cache"
+    swapped = prompts.extra_ids(prompt, [two, one])
     assert set(swapped[np.isin(ids, fake(0))].tolist()) == second, "an image has its hash wherever it stands"
     for other in (
-        prompts.extra_ids(ids, [one, two], 7),
-        builder(rows_per_image=ROWS, model="b").extra_ids(ids, [one, two]),
+        prompts.extra_ids(prompt, [one, two], 7),
+        builder(rows_per_image=ROWS, model="b").extra_ids(prompt, [one, two]),
     ):
         assert not set(other[ids >= VOCAB_SIZE].tolist()) & (first | second)
 

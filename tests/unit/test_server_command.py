@@ -179,7 +179,7 @@ def test_a_taken_port(tmp_path: Path, port: str) -> None:
         other.listen()
         number = other.getsockname()[1]
         with pytest.raises(ServerError, match=f"port {number} of 127.0.0.1"):
-            with server.running(repository(tmp_path), **{port: number}):  # type: ignore[arg-type]
+            with server.running(repository(tmp_path), **{port: number}):
                 pass
 
 

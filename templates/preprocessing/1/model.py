@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from images import PIXELS, ImageReader, Source, sources
 from numpy.typing import NDArray
-from pixels import PixelTransform
+from PIL import Image
+from placement import ImageLayout, Placed
 from preprocessing_settings import load
-from prompt import PromptBuilder
+from prompt import Prompts
 from tensors import RequestError, answer_each, column, optional, strings
 from tokenizers import Tokenizer
 from word_lists import embedding_bias, stacked, word_list
@@ -36,9 +38,11 @@ class TritonPythonModel:
         self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.prompts = PromptBuilder(self.settings, self.tokenizer)
+        prompt_module = importlib.import_module(self.settings["prompt"]["module"])
+        layout_module = importlib.import_module(self.settings["layout"]["module"])
+        self.prompts: Prompts = prompt_module.PromptBuilder(self.settings, self.tokenizer)
+        self.layout: ImageLayout = layout_module.ImageLayout(self.settings)
         self.read_image = ImageReader(self.settings["limits"], self.settings["image_hosts"])
-        self.transform = PixelTransform(self.settings["pixels"], self.settings["limits"]["max_image_pixels"])
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """One response per request; a bad request fails alone."""
@@ -51,26 +55,24 @@ class TritonPythonModel:
         """
         texts = self._texts(request)
         batch = len(texts)
-        images = sources(request, self.settings["model"], batch)
+        images = [[self._picture(source) for source in row] for row in sources(request, self.settings["model"], batch)]
         use_template = column(request, "apply_chat_template", batch, True)
         prompts = [
-            self.prompts.ids(text, len(row), flag) for text, row, flag in zip(texts, images, use_template, strict=True)
+            self.prompts.build(text, [placed for _, placed in row], flag)
+            for text, row, flag in zip(texts, images, use_template, strict=True)
         ]
+        lengths = [len(prompt.ids) for prompt in prompts]
         max_tokens = column(request, "max_tokens", batch, None)
-        output_lens = [
-            self.prompts.output_len(len(ids), wanted) for ids, wanted in zip(prompts, max_tokens, strict=True)
-        ]
-        pixel_values = self._pixel_values(images)
+        output_lens = [self.prompts.output_len(*pair) for pair in zip(lengths, max_tokens, strict=True)]
+        pixel_values, pixels_of = self._pixel_values(images)
         pad_ids = _given(column(request, "pad_id", batch, -1), self.settings["tokenizer"]["pad_id"])
         end_ids = _given(column(request, "end_id", batch, -1), self.settings["tokenizer"]["end_id"])
-        lengths = [len(ids) for ids in prompts]
-        counts = [len(row) for row in images]
         release = self.settings["release"]
         outputs = {
             "pixel_values": pixel_values,
-            "num_images": _column(counts),
-            "num_rows": _column([count * self.settings["rows_per_image"] for count in counts]),
-            "input_ids": _padded(prompts, pad_ids, np.int32),
+            "num_images": _column([sum(placed.shape[0] for _, placed in row) for row in images]),
+            "num_rows": _column([self.prompts.table_rows([placed for _, placed in row]) for row in images]),
+            "input_ids": _padded([prompt.ids for prompt in prompts], pad_ids, np.int32),
             "input_lengths": _column(lengths),
             "request_output_len": _column(output_lens),
             "end_id": _column(end_ids),
@@ -87,8 +89,8 @@ class TritonPythonModel:
         if release["extra_ids"]:
             client_ids = column(request, "prompt_table_extra_id", batch, 0)
             extra = [
-                self.prompts.extra_ids(ids, row[:count], client_id)
-                for ids, row, count, client_id in zip(prompts, pixel_values, counts, client_ids, strict=True)
+                self.prompts.extra_ids(prompt, pixels, client_id)
+                for prompt, pixels, client_id in zip(prompts, pixels_of, client_ids, strict=True)
             ]
             outputs["prompt_table_extra_ids"] = _padded(extra, [0] * batch, np.uint64)
         return [pb_utils.Tensor(name, array) for name, array in outputs.items()]
@@ -109,23 +111,42 @@ class TritonPythonModel:
             raise RequestError(f"text_input has shape {list(array.shape)}: send one text per row, shape [B,1]")
         return strings(array, "text_input")
 
-    def _pixel_values(self, images: list[list[Source]]) -> NDArray[Any]:
-        """[B,n,3,H,W]: the engine's pixels of each row's images, zeros where a row has fewer than n."""
-        transform = self.transform
-        most = max(len(row) for row in images)
-        values = np.zeros((len(images), most, *transform.shape), dtype=transform.dtype)
-        for row, row_sources in zip(values, images, strict=True):
-            for out, source in zip(row, row_sources, strict=False):
-                if source.tensor == PIXELS:
-                    if source.value.shape != transform.shape:
-                        raise RequestError(
-                            f"{source.label} has shape {list(source.value.shape)}: "
-                            f"send {list(transform.shape)} as the engine takes it"
-                        )
-                    out[:] = source.value
+    def _picture(self, source: Source) -> tuple[Image.Image | NDArray[Any], Placed]:
+        """The decoded image, or the pixels that the client made, and its place in the prompt."""
+        if source.tensor != PIXELS:
+            image = self.read_image(source)
+            return image, self.layout.place(*image.size)
+        if not self.layout.takes_pixels:
+            raise RequestError(f"{source.label}: {self.settings['model']} makes its pixels itself, send image files")
+        placed = self.layout.place(0, 0)
+        if source.value.shape != placed.shape[1:]:
+            raise RequestError(
+                f"{source.label} has shape {list(source.value.shape)}: "
+                f"send {list(placed.shape[1:])} as the engine takes it"
+            )
+        return source.value, placed
+
+    def _pixel_values(
+        self, images: list[list[tuple[Image.Image | NDArray[Any], Placed]]]
+    ) -> tuple[NDArray[Any], list[list[NDArray[Any]]]]:
+        """[B,n,...], the entries of each row's images, zeros where a row has fewer or an entry is smaller; and the
+        part of it that each image has."""
+        shapes = [placed.shape[1:] for row in images for _, placed in row] or [self.layout.place(0, 0).shape[1:]]
+        most = max(sum(placed.shape[0] for _, placed in row) for row in images)
+        values = np.zeros((len(images), most, *np.max(shapes, axis=0)), dtype=self.layout.dtype)
+        parts: list[list[NDArray[Any]]] = []
+        for out, row in zip(values, images, strict=True):
+            parts.append([])
+            start = 0
+            for image, placed in row:
+                part = out[start : start + placed.shape[0]][tuple(slice(size) for size in placed.shape)]
+                if isinstance(image, np.ndarray):
+                    part[0] = image
                 else:
-                    transform(self.read_image(source), out)
-        return values
+                    self.layout.draw(image, part)
+                parts[-1].append(part)
+                start += placed.shape[0]
+        return values, parts
 
     def _word_lists(
         self, request: pb_utils.InferenceRequest, name: str, batch: int, always: list[str]

@@ -16,6 +16,7 @@ class Tokenizer(TypedDict):
 
 
 class Prompt(TypedDict):
+    module: str  # marked_prompt or another module beside this one
     template: str  # holds {text} once
     image_prefix: str  # put before the text, once per image, when the text has no mark of its own
     image_mark: str
@@ -34,6 +35,10 @@ class Pixels(TypedDict):
     std: list[float]
     shape: list[int]  # channels, height, width
     dtype: str  # float16 or float32
+
+
+class Layout(TypedDict):
+    module: str  # fixed_rows or another module beside this one; further entries are that module's
 
 
 class Release(TypedDict):
@@ -58,7 +63,9 @@ class Settings(TypedDict):
     tokenizer: Tokenizer
     prompt: Prompt
     pixels: Pixels
-    rows_per_image: int
+    layout: Layout
+    rows_per_image: int  # of one entry of pixel_values
+    constant_rows: int  # rows that the vision step puts before those of the images
     release: Release
     limits: Limits
     image_hosts: list[str]

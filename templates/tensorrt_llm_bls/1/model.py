@@ -27,7 +27,6 @@ VISION_OUTPUTS = ("prompt_embedding_table",)
 PER_TOKEN = ("input_ids", "prompt_table_extra_ids")  # [B, L], right padded in a batch
 REQUIRED_WITH_STOP = ("input_ids", "input_lengths", "request_output_len")
 TO_POSTPROCESSING = ("output_ids", "sequence_length")
-SILENCE_SECONDS = 60.0  # between two tokens of one row
 NOT_FOR_CLIENTS = (*TO_POSTPROCESSING, "batch_index")
 
 
@@ -45,7 +44,7 @@ class TritonPythonModel:
         self.max_threads: int = settings["max_threads"]
         self.free_threads = self.max_threads
         self.lock = threading.Lock()
-        self.watch = Watch(settings["poll_seconds"], settings.get("silence_seconds", SILENCE_SECONDS), self.stop)
+        self.watch = Watch(settings["poll_seconds"], settings["silence_seconds"], self.stop)
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> None:
         for request in requests:

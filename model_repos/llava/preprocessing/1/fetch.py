@@ -22,9 +22,7 @@ CHUNK = 1 << 16
 URL_SIGNS = "%/:=&?~+!$,;'@()*[]"  # left as they are; what else a client wrote unquoted is quoted
 PORTS = {"http": 80, "https": 443}
 # IPv6 ranges that carry an IPv4 address inside: that they are global says nothing about where they lead
-TRANSLATED = [
-    ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
-]
+TRANSLATED = [ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")]
 
 
 class Origin(NamedTuple):

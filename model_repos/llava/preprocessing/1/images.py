@@ -109,9 +109,7 @@ class ImageReader:
         if not comma or not parameters or parameters[-1].strip() != "base64":
             raise RequestError("the data URI is not base64: send data:image/jpeg;base64,...")
         if media_type.strip() not in MEDIA_TYPES:
-            raise RequestError(
-                f"the data URI holds {media_type[:40]!r}: send image/jpeg, image/png or image/webp"
-            )
+            raise RequestError(f"the data URI holds {media_type[:40]!r}: send image/jpeg, image/png or image/webp")
         payload = payload.translate(None, b" \t\r\n\v\f")
         self._check_bytes(len(payload) // 4 * 3)
         if b"-" in payload or b"_" in payload:
@@ -123,9 +121,7 @@ class ImageReader:
 
     def _check_bytes(self, size: int) -> None:
         if size > self._max_bytes:
-            raise RequestError(
-                f"the file has {size} bytes, allowed are {self._max_bytes}: send a smaller one"
-            )
+            raise RequestError(f"the file has {size} bytes, allowed are {self._max_bytes}: send a smaller one")
 
     def _decode(self, file: bytes) -> Image.Image:
         self._check_bytes(len(file))
@@ -137,8 +133,7 @@ class ImageReader:
             raise RequestError("not a readable JPEG, PNG or WebP file: check or convert it") from None
         if image.width * image.height > self._max_pixels:  # the header alone: nothing is decoded so far
             raise RequestError(
-                f"{image.width}x{image.height} pixels, allowed are {self._max_pixels} in all: "
-                "send a smaller one"
+                f"{image.width}x{image.height} pixels, allowed are {self._max_pixels} in all: send a smaller one"
             )
         try:
             ImageOps.exif_transpose(image, in_place=True)
@@ -152,9 +147,7 @@ class ImageReader:
         elif array.shape[0] == 3:
             channels_last = array.transpose(1, 2, 0)
         else:
-            raise RequestError(
-                f"shape {list(array.shape)} has no channel axis of size 3: send H,W,3 or 3,H,W"
-            )
+            raise RequestError(f"shape {list(array.shape)} has no channel axis of size 3: send H,W,3 or 3,H,W")
         height, width = channels_last.shape[:2]
         if height * width > self._max_pixels:
             raise RequestError(f"{width}x{height} pixels, allowed are {self._max_pixels}: send a smaller one")

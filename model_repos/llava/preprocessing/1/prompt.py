@@ -1,17 +1,20 @@
-"""From a text and a number of images to token ids.
+"""From a text and its placed images to token ids, within the limits.
 
-A visual row is addressed by a fake id, `vocab_size + row`: image k of a prompt owns rows k*N to (k+1)*N-1.
+A row of the prompt table is addressed by a fake id, `vocab_size + row`. The table holds the model's constant rows
+first, if it has any, then the rows of the images in order.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from placement import TOKEN, Placed
 from preprocessing_settings import Settings
 from tensors import RequestError
 from tokenizers import Tokenizer
@@ -19,48 +22,66 @@ from tokenizers import Tokenizer
 CHARACTERS_PER_TOKEN = 256  # more than tokenizers pack into one: a longer text is refused unread
 
 
-class PromptBuilder:
-    """Builds the ids of prompts for one model, within its limits."""
+class Prompt(NamedTuple):
+    """ids: int32 [L]. owners: int32 [L], the image that a position belongs to, -1 at text."""
+
+    ids: NDArray[np.int32]
+    owners: NDArray[np.int32]
+
+
+class Prompts(ABC):
+    """Builds the prompts of one model. A subclass, in a module of its own, says what stands around the images."""
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
+        self.settings = settings["prompt"]
+        self.bos_id = settings["tokenizer"]["bos_id"]
         self._model = settings["model"]
-        self._prompt = settings["prompt"]
         self._limits = settings["limits"]
-        self._rows = settings["rows_per_image"]
-        self._bos_id = settings["tokenizer"]["bos_id"]
+        self._constant_rows = settings["constant_rows"]
         self._vocab_size = settings["tokenizer"]["vocab_size"]
         self._tokenizer = tokenizer
         self._key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
 
-    def ids(self, text: str, images: int, apply_chat_template: bool = True) -> NDArray[np.int32]:
-        """The prompt as int32 ids [L]: one BOS, the text in the model's template, fake ids where images go.
+    @abstractmethod
+    def chunks(self, text: str, images: int, apply_chat_template: bool) -> list[list[int]]:
+        """The ids before the first image, between the images, and after the last: images + 1 lists.
 
-        Raises RequestError when marks and images do not match, an image is missing, or a limit is exceeded.
+        Raises RequestError when the text does not fit the number of images.
+        """
+
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
+        """Token ids of a text; `special_tokens` adds those that the tokenizer puts around every text."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
+        return ids
+
+    def build(self, text: str, images: Sequence[Placed], apply_chat_template: bool = True) -> Prompt:
+        """The prompt: the text in the model's template, fake ids where images go.
+
+        Raises RequestError when text and images do not match, an image is missing, or a limit is exceeded.
         """
         self._check_images(images)
-        prompt = self._text(text, images, apply_chat_template)
-        if len(prompt) > CHARACTERS_PER_TOKEN * self._limits["max_input_len"]:
-            raise RequestError(
-                f"the prompt has {len(prompt)} characters, too many for max_input_len "
-                f"{self._limits['max_input_len']} tokens: shorten the text"
-            )
-        chunks = self._chunks(prompt)
+        chunks = self.chunks(text, len(images), apply_chat_template)
         if any(token >= self._vocab_size for chunk in chunks for token in chunk):
             # such an id would be taken for a visual row
-            raise RequestError(
-                f"the text holds a token that the language model of {self._model} lacks: reword it"
-            )
-        if len(chunks) != images + 1:
+            raise RequestError(f"the text holds a token that the language model of {self._model} lacks: reword it")
+        if len(chunks) != len(images) + 1:
             raise ValueError(
-                f"settings.json: {images} marks gave {len(chunks) - 1} gaps between the text's tokens"
+                f"settings.json: {len(images)} images gave {len(chunks) - 1} gaps between the text's tokens"
             )
-        pieces: list[Sequence[int]] = [[] if self._bos_id is None else [self._bos_id], chunks[0]]
-        for image, chunk in enumerate(chunks[1:]):
-            first = self._vocab_size + image * self._rows
-            pieces += [range(first, first + self._rows), chunk]
-        ids = np.array([token for piece in pieces for token in piece], dtype=np.int32)
-        self._check_length(len(ids), images)
-        return ids
+        pieces = [np.array(chunks[0], dtype=np.int64)]
+        owners = [np.full(len(chunks[0]), -1)]
+        first_row = self._constant_rows
+        for number, (image, chunk) in enumerate(zip(images, chunks[1:], strict=True)):
+            pieces += [self._numbered(image.sequence, first_row), np.array(chunk, dtype=np.int64)]
+            owners += [np.where(image.sequence >= TOKEN, -1, number), np.full(len(chunk), -1)]
+            first_row += image.rows
+        prompt = Prompt(np.concatenate(pieces).astype(np.int32), np.concatenate(owners).astype(np.int32))
+        self._check_length(prompt, len(images))
+        return prompt
+
+    def table_rows(self, images: Sequence[Placed]) -> int:
+        """Rows of the table that holds these images; 0 without any."""
+        return self._constant_rows + sum(image.rows for image in images) if images else 0
 
     def output_len(self, input_len: int, max_tokens: int | None) -> int:
         """The number of tokens to generate after a prompt of `input_len` tokens.
@@ -80,77 +101,53 @@ class PromptBuilder:
             )
         return max_tokens
 
-    def extra_ids(
-        self, ids: NDArray[np.int32], pixels: Sequence[NDArray[Any]], client_id: int = 0
-    ) -> NDArray[np.uint64]:
+    def extra_ids(self, prompt: Prompt, pixels: Sequence[NDArray[Any]], client_id: int = 0) -> NDArray[np.uint64]:
         """What tells the key-value cache one image from another: uint64 [L], 0 at text.
 
         At the rows of an image stands a hash of its pixels, the settings and `client_id`: a client id can
         separate clients, but never make two images look alike.
         """
         hashes = np.array([self._image_hash(image, client_id) for image in pixels], dtype=np.uint64)
-        extra = np.zeros(len(ids), dtype=np.uint64)
-        visual = ids >= self._vocab_size
-        extra[visual] = hashes[(ids[visual] - self._vocab_size) // self._rows]
+        extra = np.zeros(len(prompt.ids), dtype=np.uint64)
+        visual = prompt.owners >= 0
+        extra[visual] = hashes[prompt.owners[visual]]
         return extra
+
+    def check_characters(self, prompt: str) -> None:
+        """Raise RequestError for a text that is too long to be worth tokenizing."""
+        if len(prompt) > CHARACTERS_PER_TOKEN * self._limits["max_input_len"]:
+            raise RequestError(
+                f"the prompt has {len(prompt)} characters, too many for max_input_len "
+                f"{self._limits['max_input_len']} tokens: shorten the text"
+            )
+
+    def _numbered(self, sequence: NDArray[np.int64], first_row: int) -> NDArray[np.int64]:
+        """Ids of a placed image whose own rows begin at `first_row` of the table."""
+        rows = np.where(sequence < 0, -1 - sequence, first_row + sequence)
+        return np.where(sequence >= TOKEN, sequence - TOKEN, self._vocab_size + rows)
 
     def _image_hash(self, pixels: NDArray[Any], client_id: int) -> int:
         digest = hashlib.sha256(self._key + client_id.to_bytes(8, "little"))
         digest.update(np.ascontiguousarray(pixels).data)
         return int.from_bytes(digest.digest()[:8], "little") or 1
 
-    def _check_images(self, images: int) -> None:
-        if images == 0 and self._prompt["image_required"]:
+    def _check_images(self, images: Sequence[Placed]) -> None:
+        if not images and self.settings["image_required"]:
             raise RequestError(f"{self._model} needs an image: send one, for example in image_encoded_input")
-        if images > self._limits["max_images"]:
-            raise RequestError(f"{images} images, allowed are {self._limits['max_images']}: send fewer")
-        table = self._limits["max_table_rows"]
-        if images * self._rows > table:
+        if len(images) > self._limits["max_images"]:
+            raise RequestError(f"{len(images)} images, allowed are {self._limits['max_images']}: send fewer")
+        rows, table = self.table_rows(images), self._limits["max_table_rows"]
+        if rows > table:
             raise RequestError(
-                f"{images} images of {self._rows} rows exceed the prompt table of {table}: "
-                f"send at most {table // self._rows} images"
+                f"{len(images)} image(s) of {rows} rows exceed the prompt table of {table}: send fewer or smaller images"
             )
 
-    def _text(self, text: str, images: int, apply_chat_template: bool) -> str:
-        mark = self._prompt["image_mark"]
-        marks = text.count(mark)
-        if marks == 0 and images:
-            if not apply_chat_template:
-                raise RequestError(
-                    f"{images} image(s) but no {mark} in the text: write {mark} where each image goes, "
-                    "or leave out apply_chat_template"
-                )
-            text = self._prompt["image_prefix"] * images + text
-        elif marks != images:
-            raise RequestError(f"{marks} {mark} in the text but {images} image(s): send one image per {mark}")
-        if not apply_chat_template:
-            return text
-        before, _, after = self._prompt["template"].partition("{text}")
-        return before + text + after
-
-    def _chunks(self, prompt: str) -> list[list[int]]:
-        """The ids between the images, without any BOS."""
-        image_id, mark = self._prompt["image_token_id"], self._prompt["image_mark"]
-        if image_id is None:
-            return [self._without_bos(self._tokenizer.encode(part).ids) for part in prompt.split(mark)]
-        chunks: list[list[int]] = [[]]
-        for token in self._without_bos(self._tokenizer.encode(prompt).ids):
-            if token == image_id:
-                chunks.append([])
-            else:
-                chunks[-1].append(token)
-        return chunks
-
-    def _without_bos(self, ids: list[int]) -> list[int]:
-        start = 0
-        while start < len(ids) and ids[start] == self._bos_id:
-            start += 1
-        return ids[start:]
-
-    def _check_length(self, length: int, images: int) -> None:
+    def _check_length(self, prompt: Prompt, images: int) -> None:
+        length = len(prompt.ids)
         if length > self._limits["max_input_len"]:
+            visual = int((prompt.owners >= 0).sum())
             raise RequestError(
-                f"the prompt has {length} tokens ({images * self._rows} of them for {images} image(s)), "
+                f"the prompt has {length} tokens ({visual} of them for {images} image(s)), "
                 f"more than max_input_len {self._limits['max_input_len']}: "
                 "shorten the text or send fewer images"
             )

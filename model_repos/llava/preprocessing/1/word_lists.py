@@ -72,8 +72,6 @@ def embedding_bias(
     for word, weight in pairs:
         tokens = sorted(set(spellings(tokenizer, word)[0]))
         if tokens[-1] >= vocab_size:
-            raise RequestError(
-                f"embedding_bias_words: the language model lacks a token of {word!r}: leave it out"
-            )
+            raise RequestError(f"embedding_bias_words: the language model lacks a token of {word!r}: leave it out")
         bias[tokens] += np.float32(weight)
     return bias

@@ -25,9 +25,7 @@ class TritonPythonModel:
         That checks the numbers that the repository was generated with, and takes the memory that a full batch
         needs before tensorrt_llm's KV cache can.
         """
-        settings: dict[str, Any] = json.loads(
-            Path(__file__).with_name("settings.json").read_text(encoding="utf-8")
-        )
+        settings: dict[str, Any] = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
         device = torch_device.prepare({"device": "auto"}, args)
         self.layout = VisionRows.of(settings, settings["engine"], device)
         self.engine = Engine(settings["engine"], self.layout.image_shape, device, settings["max_batch"])

@@ -83,6 +83,6 @@ def answer_each(
     for request in requests:
         try:
             responses.append(pb_utils.InferenceResponse(output_tensors=answer(request)))
-        except Exception as error:  # noqa: PERF203 - whatever it is, it belongs to this request alone
+        except Exception as error:
             responses.append(failed(error))
     return responses

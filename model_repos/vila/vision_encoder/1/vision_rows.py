@@ -56,9 +56,7 @@ class VisionRows:
             raise RequestError("pixel_values is not present in the request: send [B, 0, ...] for text only")
         shape = tuple(tensor.shape())
         if shape[2:] != self.image_shape:
-            raise RequestError(
-                f"pixel_values has images of shape {shape[2:]}; {self.model} takes {self.image_shape}"
-            )
+            raise RequestError(f"pixel_values has images of shape {shape[2:]}; {self.model} takes {self.image_shape}")
         batch, most = shape[:2]
         num_images = column(request, "num_images", batch, 0)
         for count, num_rows in zip(num_images, column(request, "num_rows", batch, 0), strict=True):
@@ -136,7 +134,7 @@ def answer_together(
         try:
             accepted.append(read(request))
             errors.append(None)
-        except Exception as error:  # noqa: PERF203  (it belongs to this request alone)
+        except Exception as error:
             errors.append(error)
     try:
         tables = iter(encode(accepted))
@@ -146,6 +144,4 @@ def answer_together(
 
 
 def _table_response(table: torch.Tensor) -> pb_utils.InferenceResponse:
-    return pb_utils.InferenceResponse(
-        output_tensors=[pb_utils.Tensor.from_dlpack("prompt_embedding_table", table)]
-    )
+    return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor.from_dlpack("prompt_embedding_table", table)])
