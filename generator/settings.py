@@ -84,6 +84,16 @@ def front(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _vision_numbers(plan: Plan) -> dict[str, Any]:
+    """What both vision steps check their encoder against."""
+    return {
+        "rows_per_image": plan.rows_per_image,
+        "constant_rows": plan.spec.constant_rows,
+        "hidden_size": plan.hidden_size,
+        "image_shape": list(plan.pixels.shape),
+    }
+
+
 def torch_vision_encoder(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.variant.name,
@@ -91,9 +101,8 @@ def torch_vision_encoder(plan: Plan) -> dict[str, Any]:
         "checkpoint": plan.paths.checkpoint,
         "dtype": plan.vision_dtype,
         "table_dtype": plan.llm_dtype,
-        "rows_per_image": plan.rows_per_image,
-        "hidden_size": plan.hidden_size,
-        "image_shape": list(plan.pixels.shape),
+        **_vision_numbers(plan),
+        "cpu_entries_per_call": 1 if plan.variant.entries_per_image == 1 else None,
         "device": "auto",
     }
 
@@ -119,8 +128,6 @@ def trtllm_vision_encoder(plan: Plan) -> dict[str, Any]:
         "engine": plan.paths.vision_engine,
         "dtype": plan.vision_dtype,
         "table_dtype": plan.llm_dtype,
-        "rows_per_image": plan.rows_per_image,
-        "hidden_size": plan.hidden_size,
-        "image_shape": list(plan.pixels.shape),
+        **_vision_numbers(plan),
         "max_batch": plan.vision_batch,
     }

@@ -32,7 +32,8 @@ LLAMA3_SPECIAL = (
 
 
 @cache
-def _corpus() -> tuple[str, ...]:
+def corpus() -> tuple[str, ...]:
+    """Lines of text to train on."""
     pages = [page for _, page in sorted(pydoc_data.topics.topics.items())]
     lines = [line.strip() for page in pages for line in page.splitlines()]
     return tuple(line for line in lines if line)[:4000]
@@ -50,7 +51,7 @@ def sentencepiece_model(bos: str, eos: str, symbols: tuple[str, ...]) -> bytes:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_corpus()),
+        sentence_iterator=iter(corpus()),
         model_writer=model,
         model_type="bpe",
         vocab_size=SENTENCEPIECE_SIZE,
@@ -73,7 +74,8 @@ def sentencepiece_model(bos: str, eos: str, symbols: tuple[str, ...]) -> bytes:
     return model.getvalue()
 
 
-def _special(token: str) -> dict[str, object]:
+def special_token(token: str) -> dict[str, object]:
+    """How the files of a tokenizer describe one special token."""
     return {
         "content": token,
         "lstrip": False,
@@ -84,13 +86,14 @@ def _special(token: str) -> dict[str, object]:
     }
 
 
-def _write_config(
+def write_config(
     folder: Path, tokenizer_class: str, special: dict[str, str], added: dict[int, str], **more: Any
 ) -> None:
+    """Write tokenizer_config.json and special_tokens_map.json."""
     write_json(
         folder / "tokenizer_config.json",
         {
-            "added_tokens_decoder": {str(number): _special(token) for number, token in added.items()},
+            "added_tokens_decoder": {str(number): special_token(token) for number, token in added.items()},
             "clean_up_tokenization_spaces": False,
             "model_max_length": 4096,
             "tokenizer_class": tokenizer_class,
@@ -98,7 +101,7 @@ def _write_config(
             **more,
         },
     )
-    write_json(folder / "special_tokens_map.json", {name: _special(token) for name, token in special.items()})
+    write_json(folder / "special_tokens_map.json", {name: special_token(token) for name, token in special.items()})
 
 
 def llama2(
@@ -121,7 +124,7 @@ def llama2(
         "pad_token": pad,
         "unk_token": "<unk>",
     }
-    _write_config(
+    write_config(
         folder,
         "LlamaTokenizer",
         special,
@@ -134,7 +137,7 @@ def llama2(
     )
 
 
-def llava(folder: Path) -> None:
+def llava(folder: Path, processor_class: str = "LlavaProcessor") -> None:
     """Write the files of LLaVA's tokenizer: Llama 2 with `<image>` and `<pad>` after the base vocabulary.
 
     As with many published checkpoints, `tokenizer.json` is of the older kind that prefixes each text with a
@@ -155,7 +158,7 @@ def llava(folder: Path) -> None:
         **dict(enumerate(["<unk>", "<s>", "</s>"])),
         **dict(enumerate(added, start=SENTENCEPIECE_SIZE)),
     }
-    _write_config(
+    write_config(
         folder,
         "LlamaTokenizer",
         special,
@@ -164,7 +167,7 @@ def llava(folder: Path) -> None:
         add_eos_token=False,
         legacy=False,
         padding_side="left",
-        processor_class="LlavaProcessor",
+        processor_class=processor_class,
         sp_model_kwargs={},
     )
     write_json(folder / "added_tokens.json", {"<image>": SENTENCEPIECE_SIZE, "<pad>": SENTENCEPIECE_SIZE + 1})
@@ -191,7 +194,7 @@ def llama3(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=BYTE_LEVEL_SIZE, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LLAMA3_SPECIAL])
     begin, end = LLAMA3_SPECIAL[:2]
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -200,4 +203,4 @@ def llama3(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     added = dict(enumerate(LLAMA3_SPECIAL, start=BYTE_LEVEL_SIZE))
     special = {"bos_token": begin, "eos_token": end, "pad_token": end}
-    _write_config(folder, "PreTrainedTokenizerFast", special, added)
+    write_config(folder, "PreTrainedTokenizerFast", special, added)

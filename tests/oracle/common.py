@@ -102,7 +102,8 @@ class Oracle(ABC):
         """Text of new token ids, special tokens left out, nothing stripped."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _generate(self, max_new_tokens: int, **inputs: torch.Tensor) -> list[int]:
+    def _generate(self, max_new_tokens: int, whole: Any = None, **inputs: torch.Tensor) -> list[int]:
+        """New token ids. `whole` is what to call where `model` is but its language model."""
         configuration: Any = transformers.GenerationConfig
         greedy = configuration(
             do_sample=False,
@@ -113,7 +114,7 @@ class Oracle(ABC):
         )
         self.model.generation_config = greedy  # so that nothing of the checkpoint's own file is merged in
         with torch.inference_mode():
-            produced = self.model.generate(**inputs, generation_config=greedy)
+            produced = (whole or self.model).generate(**inputs, generation_config=greedy)
         given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
         new: list[int] = produced[0, given:].tolist()
         return new

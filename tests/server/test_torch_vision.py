@@ -27,7 +27,7 @@ ORACLES = {"llava": LlavaOracle, "vila": VilaOracle}
 def _write_model(repository: Path, name: str, checkpoint: str, truth: Any, table_dtype: str = "float16") -> None:
     version = repository / name / "1"
     shutil.copytree(ROOT / "templates" / "torch" / "vision_encoder" / "1", version)
-    for module in ("tensors.py", "torch_device.py"):
+    for module in ("tensors.py", "torch_device.py", "vision_rows.py"):
         shutil.copy(ROOT / "templates" / "shared" / module, version)
     image = _pixels(truth, 1, 0)
     _, rows, hidden = truth.rows(image).shape
@@ -38,6 +38,8 @@ def _write_model(repository: Path, name: str, checkpoint: str, truth: Any, table
         "dtype": "float16",
         "table_dtype": table_dtype,
         "rows_per_image": rows,
+        "constant_rows": 0,
+        "cpu_entries_per_call": 1,
         "hidden_size": hidden,
         "image_shape": image.shape[1:],
         "device": "cpu",

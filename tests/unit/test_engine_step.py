@@ -108,6 +108,7 @@ def step(folder: Path, engine: Path, **changes: Any) -> Any:
         "dtype": "float16",
         "table_dtype": "float16",
         "rows_per_image": ROWS,
+        "constant_rows": 0,
         "hidden_size": HIDDEN,
         "image_shape": list(SHAPE),
         "max_batch": None,

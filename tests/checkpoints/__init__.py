@@ -1,0 +1,75 @@
+"""Tiny random checkpoints in the layout of the published ones: real configurations, real tokenizers.
+
+`make` writes one, `cached` shares it between test processes. A new model is one module with a maker and one line
+in `MAKERS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tests import vocabularies
+from tests.checkpoints import blip2, llava, vila
+
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "blip2-opt": blip2.make_opt,
+    "llava": llava.make_1_5,
+    "llava-next": llava.make_next,
+    "vila": partial(vila.make, language_model=vila.vicuna, seed=70),
+    "vila-llama_3": partial(vila.make, language_model=vila.llama_3, seed=80),
+    "vila-hermes-2": partial(vila.make, language_model=vila.hermes_2, seed=30),
+}
+
+
+def make(name: str, folder: Path) -> Path:
+    """Write the checkpoint `name` (a key of `MAKERS`) into `folder`, which is created; returns `folder`.
+
+    Equal calls give equal bytes. KeyError for an unknown name.
+    """
+    maker = MAKERS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    maker(folder)
+    return folder
+
+
+def cached(name: str) -> Path:
+    """Folder of the checkpoint `name`, made once for each version of the makers; treat it as read-only.
+
+    It lies below $TEST_CHECKPOINTS, or else below the temporary folder. Processes that make it at the same
+    time each write a private folder, and the first to rename it wins.
+    """
+    root = Path(os.environ.get("TEST_CHECKPOINTS") or Path(tempfile.gettempdir(), "tiny-checkpoints"))
+    target = root / f"{name}-{_sources_digest()}"
+    if target.is_dir():
+        return target
+    root.mkdir(parents=True, exist_ok=True)
+    private = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+    try:
+        make(name, private)
+        private.chmod(0o755)
+        private.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+    return target
+
+
+def _sources_digest() -> str:
+    import numpy
+    import tokenizers
+    import torch
+    import transformers
+
+    modules = [*sorted(Path(__file__).parent.glob("*.py")), Path(vocabularies.__file__)]
+    sources = [module.read_bytes() for module in modules]
+    versions = json.dumps([module.__version__ for module in (numpy, tokenizers, torch, transformers)])
+    return hashlib.sha256(b"".join(sources) + versions.encode()).hexdigest()[:12]
