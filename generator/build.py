@@ -22,6 +22,13 @@ class BuildPlan:
     options: str
 
 
+def _fused_mlp(plan: Plan) -> str:
+    """The flag where the guide passes it; in 0.12 it has no value."""
+    if not plan.spec.build.fused_mlp:
+        return ""
+    return "--use_fused_mlp" if plan.release == "0.12.0" else "--use_fused_mlp=enable"
+
+
 def build_plan(plan: Plan) -> BuildPlan:
     precision = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}[plan.llm_dtype]
     options = [
@@ -37,6 +44,6 @@ def build_plan(plan: Plan) -> BuildPlan:
         converted=f"tmp/trt_models/{plan.variant.name}/{precision}/1-gpu",
         vision_folder=str(PurePosixPath(plan.paths.vision_engine).parent),
         one_folder=one_engine_folder(plan.release),
-        fused_mlp="--use_fused_mlp" if plan.release == "0.12.0" else "--use_fused_mlp=enable",
+        fused_mlp=_fused_mlp(plan),
         options=" " + shlex.join(options),
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from generator import contract, crosscheck, limits
+from generator import contract, crosscheck, limits, prompting
 from generator.contract import Contract
 from generator.facts.gather import Facts
 from generator.facts.tokenizer import TokenizerFacts
@@ -59,6 +60,8 @@ class Plan:
     vision_dtype: str
     pixels: PixelSpec
     conversation: Conversation
+    prompt: dict[str, Any]
+    layout: dict[str, Any]
     tokens: Tokens
     tokenizer: TokenizerFacts | None
     paths: Paths
@@ -214,11 +217,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         findings.append(
             warning("not-servable-yet", "not servable yet, missing: " + "; ".join(missing), "output", remedy)
         )
-    tokenizer = facts.tokenizer
-    tokens = variant.tokens
-    if tokenizer:
-        image = (checkpoint and checkpoint.image_token_id) or tokenizer.image
-        tokens = Tokens(tokenizer.bos, tokenizer.end, tokenizer.pad, image if spec.image_token else None)
+    tokens = prompting.tokens(spec, variant, facts)
     plan = Plan(
         spec=spec,
         variant=variant,
@@ -235,8 +234,10 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         vision_dtype=vision.dtype if vision and vision.dtype in TRITON_TYPE else "float16",
         pixels=(checkpoint and checkpoint.pixels) or variant.pixels,
         conversation=variant.conversation,
+        prompt=prompting.prompt(spec, variant, facts, tokens),
+        layout=prompting.layout(spec, facts),
         tokens=tokens,
-        tokenizer=tokenizer,
+        tokenizer=facts.tokenizer,
         paths=Paths(
             checkpoint=map_path(facts.places.checkpoint, options.path_map),
             vision_engine=map_path(

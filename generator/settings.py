@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
 from generator import interface
@@ -22,15 +23,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "pad_id": tokens.pad,
             "vocab_size": plan.vocab_size,
         },
-        "prompt": {
-            "module": plan.spec.prompt_module,
-            "template": plan.conversation.template,
-            "image_prefix": plan.spec.image_prefix,
-            "image_mark": plan.spec.image_mark,
-            "image_token_id": tokens.image,
-            "image_required": plan.spec.image_required,
-            "stop_words": list(plan.conversation.stop_words),
-        },
+        "prompt": plan.prompt,
         "pixels": {
             "steps": [list(step) for step in plan.pixels.steps],
             "resample": plan.pixels.resample,
@@ -40,7 +33,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "shape": list(plan.pixels.shape),
             "dtype": plan.vision_dtype,
         },
-        "layout": {"module": plan.spec.layout_module, **plan.spec.layout_settings},
+        "layout": plan.layout,
         "rows_per_image": plan.rows_per_image,
         "constant_rows": plan.spec.constant_rows,
         "release": {
@@ -87,7 +80,7 @@ def front(plan: Plan) -> dict[str, Any]:
 def _vision_numbers(plan: Plan) -> dict[str, Any]:
     """What both vision steps check their encoder against."""
     return {
-        "rows_per_image": plan.rows_per_image,
+        "rows_per_image": None if -1 in plan.pixels.shape else plan.rows_per_image,  # open: one row per patch
         "constant_rows": plan.spec.constant_rows,
         "hidden_size": plan.hidden_size,
         "image_shape": list(plan.pixels.shape),
@@ -107,12 +100,19 @@ def torch_vision_encoder(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _constants(plan: Plan) -> dict[str, Any]:
+    """The file of constant rows that the engine's build writes beside it; empty where the model has none."""
+    name, rows = plan.spec.constants
+    return {"file": str(PurePosixPath(plan.paths.vision_engine).with_name(name)), "names": list(rows)} if rows else {}
+
+
 def torch_tensorrt_llm(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.variant.name,
         "checkpoint": plan.paths.checkpoint,
         "subfolder": plan.spec.llm_folder,
         "auto_class": plan.spec.torch.llm_class,
+        "attribute": plan.spec.torch.llm_attribute,
         "dtype": plan.llm_dtype,
         "vocab_size": plan.vocab_size,
         "hidden_size": plan.hidden_size,
@@ -126,8 +126,8 @@ def trtllm_vision_encoder(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.variant.name,
         "engine": plan.paths.vision_engine,
-        "dtype": plan.vision_dtype,
         "table_dtype": plan.llm_dtype,
         **_vision_numbers(plan),
+        "constants": _constants(plan),
         "max_batch": plan.vision_batch,
     }

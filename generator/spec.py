@@ -84,11 +84,73 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A part of a prompt of fixed order: a text, which may hold {text}, or one token by its name.
+
+    `token_id` is used while no tokenizer has been read; `special_tokens` adds what the tokenizer puts around a text.
+    """
+
+    text: str = ""
+    special_tokens: bool = False
+    token: str = ""
+    token_id: int = 0
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """What stands around the images; `module` is the capability module of preprocessing that builds it.
+
+    marked_prompt places images at marks of the text, in the variant's conversation template. sequence_prompt has a
+    fixed order: `before`, the image, `after`.
+    """
+
+    module: str = "marked_prompt"
+    before: tuple[Piece, ...] = ()
+    after: tuple[Piece, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayoutSpec:
+    """How an image becomes entries of the engine's input and positions in the prompt.
+
+    Attributes:
+        module: the capability module of preprocessing.
+        settings: its settings.
+        from_config: setting -> key of the checkpoint's config.json that overrides it.
+        from_tokenizer: setting -> token whose id overrides it.
+    """
+
+    module: str = "fixed_rows"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    from_config: Mapping[str, str] = field(default_factory=dict)
+    from_tokenizer: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    """Where a checkpoint states its numbers.
+
+    Attributes:
+        llm: key of config.json that holds the LLM's config; "" = config.json itself.
+        hidden_size: key of the LLM's hidden size in it.
+        rows: key of config.json that states the rows per image; "" = from the vision tower's patches.
+        squash: the image processor's config states a short edge, but the model squashes images to that square.
+    """
+
+    llm: str = "text_config"
+    hidden_size: str = "hidden_size"
+    rows: str = ""
+    squash: bool = False
+
+
+@dataclass(frozen=True)
 class TorchSpec:
-    """How the torch runtime loads a checkpoint: the vision module beside the step's model.py, and the LLM class."""
+    """How the torch runtime loads a checkpoint: the vision module beside the step's model.py, the class that
+    transformers loads, and which attribute of it is the LLM ("" = itself)."""
 
     vision_module: str
     llm_class: str
+    llm_attribute: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,8 +159,9 @@ class BuildSpec:
 
     converter: str
     vision_arguments: str = ""
-    trtllm_build_flags: tuple[str, ...] = ()
-    note: str = ""
+    convert_arguments: str = ""
+    fused_mlp: bool = False
+    vila_sources: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,8 +176,8 @@ class ModelSpec:
         image_mark: text that marks an image's place.
         image_token: True = the mark is a token of the vocabulary; False = the prompt is split at the mark.
         image_prefix: put before the text once per image when the text has no mark.
-        prompt_module, layout_module: capability modules of preprocessing: what stands around the images, and how an
-            image becomes entries of the engine's input and positions in the prompt; `layout_settings` are the latter's.
+        end_text: text whose one token ends an answer, where that is not the tokenizer's end token.
+        constants: (file, names): the file beside the vision engine that holds the constant rows, and their names in it.
         constant_rows: rows of the checkpoint that the vision step puts before those of the images.
         image_required: refuse requests without an image.
         max_images: largest number of images in one prompt, None = as many as the limits allow.
@@ -131,10 +194,12 @@ class ModelSpec:
     image_prefix: str
     torch: TorchSpec
     build: BuildSpec
-    prompt_module: str = "marked_prompt"
-    layout_module: str = "fixed_rows"
-    layout_settings: Mapping[str, Any] = field(default_factory=dict)
+    prompt: PromptSpec = PromptSpec()
+    layout: LayoutSpec = LayoutSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    end_text: str = ""
     constant_rows: int = 0
+    constants: tuple[str, tuple[str, ...]] = ("", ())
     llm_folder: str = ""
     image_required: bool = False
     max_images: int | None = 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from generator.facts import jsonfile
 from generator.findings import Refused, error
-from generator.spec import ModelSpec, PixelSpec
+from generator.spec import ModelSpec, PixelSpec, Variant
 
 DOWNLOAD = "point --hf-model-dir at a complete checkpoint (build_engines.sh downloads it)"
 
@@ -21,7 +22,8 @@ class CheckpointFacts:
     Attributes:
         folder: the checkpoint; `llm_folder`: where LLM config and tokenizer lie (may be the same).
         pixels: from preprocessor_config.json.
-        rows_per_image: computed from the vision tower's numbers.
+        rows_per_image: computed from the vision tower's numbers, or stated.
+        layout: settings of the image layout that config.json states.
     """
 
     folder: Path
@@ -34,6 +36,7 @@ class CheckpointFacts:
     image_token_id: int | None
     pixels: PixelSpec | None
     rows_per_image: int | None
+    layout: Mapping[str, Any]
     has_weights: bool
 
 
@@ -47,35 +50,54 @@ def _size(value: Any, key: str, path: Path) -> int:
 
 
 def _triple(value: Any, name: str, path: Path) -> tuple[float, float, float]:
+    if isinstance(value, float):
+        value = [value] * 3
     if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int | float) for v in value):
         what = f"{name} of preprocessor_config.json is {value!r}, not three numbers"
         raise Refused(error("config-invalid", what, path, DOWNLOAD))
     return float(value[0]), float(value[1]), float(value[2])
 
 
-def _pixels(path: Path, squash_first: bool, pad_square: bool) -> PixelSpec | None:
-    """Geometry and normalisation of an image processor's config (CLIPImageProcessor, SiglipImageProcessor).
+def _pixels(
+    path: Path,
+    known: PixelSpec,
+    *,
+    fixed: bool = True,
+    squash: bool = False,
+    squash_first: bool = False,
+    pad_square: bool = False,
+) -> PixelSpec | None:
+    """Geometry and normalisation of an image processor's config (CLIPImageProcessor and its kin).
 
     Args:
+        known: the spec's, for what the config does not say.
+        fixed: the config's sizes are the geometry; otherwise the image layout has its own.
+        squash: the config's short edge is meant as a square.
         squash_first, pad_square: what the model's own code does to the image before that processor sees it.
     """
     if not path.is_file():
         return None
     config = jsonfile.read(path, "preprocessor_config.json", DOWNLOAD)
     config = config.get("image_processor", config)  # processor_config.json of transformers 5 nests it
-    mean = _triple(config.get("image_mean"), "image_mean", path)
-    std = _triple(config.get("image_std"), "image_std", path)
+    values = replace(
+        known,
+        mean=_triple(config.get("image_mean"), "image_mean", path),
+        std=_triple(config.get("image_std"), "image_std", path),
+        resample=int(config.get("resample", known.resample)),
+        rescale_factor=float(config.get("rescale_factor", known.rescale_factor)),
+    )
+    if not fixed:
+        return values
     size, crop = config.get("size"), config.get("crop_size")
     steps: list[tuple[str | int, ...]] = []
     if pad_square:
-        steps.append(("pad_square", *(int(255 * channel) for channel in mean)))
+        steps.append(("pad_square", *(int(255 * channel) for channel in values.mean)))
     if isinstance(size, dict) and "shortest_edge" in size:
-        edge = _size(size, "shortest_edge", path)
-        height = width = edge
-        if squash_first:
-            steps.append(("resize", edge, edge))
+        height = width = _size(size, "shortest_edge", path)
+        if squash or squash_first:
+            steps.append(("resize", height, width))
         else:
-            steps.append(("resize_shortest", edge))
+            steps.append(("resize_shortest", height))
             if config.get("do_center_crop", True):
                 height, width = _size(crop, "height", path), _size(crop, "width", path)
                 steps.append(("center_crop", height, width))
@@ -83,16 +105,9 @@ def _pixels(path: Path, squash_first: bool, pad_square: bool) -> PixelSpec | Non
         height, width = _size(size, "height", path), _size(size, "width", path)
         steps.append(("resize", height, width))
     if config.get("do_convert_rgb", True):
-        first = 0 if not (squash_first or pad_square) else len(steps)
+        first = len(steps) if squash_first or pad_square else 0
         steps.insert(first, ("on_white",))
-    return PixelSpec(
-        steps=tuple(steps),
-        shape=(3, height, width),
-        mean=mean,
-        std=std,
-        resample=int(config.get("resample", 3)),
-        rescale_factor=float(config.get("rescale_factor", 1 / 255)),
-    )
+    return replace(values, steps=tuple(steps), shape=(3, height, width))
 
 
 def _rows(vision: dict[str, Any], merge: bool) -> int | None:
@@ -107,15 +122,15 @@ def _weights(folder: Path) -> bool:
     return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
 
 
-def _llm_numbers(llm: dict[str, Any], path: Path) -> tuple[int, int]:
+def _llm_numbers(llm: dict[str, Any], path: Path, hidden_size: str = "hidden_size") -> tuple[int, int]:
     """(vocab_size, hidden_size); transformers leaves out values that equal LlamaConfig's defaults."""
     vocab = jsonfile.number(llm, "vocab_size", path, "the checkpoint") or 32000
-    hidden = jsonfile.number(llm, "hidden_size", path, "the checkpoint") or 4096
+    hidden = jsonfile.number(llm, hidden_size, path, "the checkpoint") or 4096
     return vocab, hidden
 
 
-def read(folder: Path, spec: ModelSpec) -> CheckpointFacts:
-    """Reads a checkpoint of the model that `spec` describes.
+def read(folder: Path, spec: ModelSpec, variant: Variant) -> CheckpointFacts:
+    """Reads a checkpoint of the model that `spec` describes; `variant` has what no config file states.
 
     Raises:
         Refused: no readable config.json, or the checkpoint is another model's.
@@ -133,13 +148,18 @@ def read(folder: Path, spec: ModelSpec) -> CheckpointFacts:
                 "give the checkpoint of this model, or another --model (see `gen-repo list`)",
             )
         )
-    return _with_llm_folder(folder, spec, config) if spec.llm_folder else _one_folder(folder, config)
+    return (
+        _with_llm_folder(folder, spec, variant, config)
+        if spec.llm_folder
+        else _one_folder(folder, spec, variant, config)
+    )
 
 
-def _one_folder(folder: Path, config: dict[str, Any]) -> CheckpointFacts:
-    path = folder / "config.json"
-    text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
-    vocab, hidden = _llm_numbers(text, path)
+def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[str, Any]) -> CheckpointFacts:
+    path, where = folder / "config.json", spec.checkpoint
+    text = (config.get(where.llm) or {}) if where.llm else config
+    vocab, hidden = _llm_numbers(text, path, where.hidden_size)
+    stated = jsonfile.number(config, where.rows, path, "the checkpoint") if where.rows else None
     preprocessor = folder / "preprocessor_config.json"
     if not preprocessor.is_file():
         preprocessor = folder / "processor_config.json"
@@ -152,13 +172,14 @@ def _one_folder(folder: Path, config: dict[str, Any]) -> CheckpointFacts:
         max_positions=jsonfile.number(text, "max_position_embeddings", path, "the checkpoint"),
         dtype=config.get("dtype") or config.get("torch_dtype") or text.get("torch_dtype"),
         image_token_id=config.get("image_token_index", config.get("image_token_id")),
-        pixels=_pixels(preprocessor, squash_first=False, pad_square=False),
-        rows_per_image=_rows(vision, merge=False),
+        pixels=_pixels(preprocessor, variant.pixels, fixed=spec.layout.module == "fixed_rows", squash=where.squash),
+        rows_per_image=stated if where.rows else _rows(config.get("vision_config") or {}, merge=False),
+        layout={name: config[key] for name, key in spec.layout.from_config.items() if key in config},
         has_weights=_weights(folder),
     )
 
 
-def _with_llm_folder(folder: Path, spec: ModelSpec, config: dict[str, Any]) -> CheckpointFacts:
+def _with_llm_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[str, Any]) -> CheckpointFacts:
     llm_folder = folder / spec.llm_folder
     path = llm_folder / "config.json"
     llm = jsonfile.read(path, "config.json of the checkpoint's LLM", DOWNLOAD)
@@ -181,7 +202,13 @@ def _with_llm_folder(folder: Path, spec: ModelSpec, config: dict[str, Any]) -> C
         max_positions=jsonfile.number(llm, "max_position_embeddings", path, "the checkpoint"),
         dtype=re.sub(r"^torch\.", "", str(dtype)) if dtype else None,
         image_token_id=None,
-        pixels=_pixels(tower_folder / "preprocessor_config.json", aspect == "resize", aspect == "pad"),
+        pixels=_pixels(
+            tower_folder / "preprocessor_config.json",
+            variant.pixels,
+            squash_first=aspect == "resize",
+            pad_square=aspect == "pad",
+        ),
         rows_per_image=_rows(tower, merge="downsample" in kind),
+        layout={},
         has_weights=_weights(llm_folder),
     )

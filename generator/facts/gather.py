@@ -93,7 +93,7 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
     found_llm: LlmEngineFacts | None = None
     try:
         if checkpoint_dir:
-            found_checkpoint = checkpoint.read(checkpoint_dir, spec)
+            found_checkpoint = checkpoint.read(checkpoint_dir, spec, variant)
     except Refused as refused:
         findings.extend(refused.findings)
     try:

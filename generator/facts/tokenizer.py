@@ -67,6 +67,29 @@ class TokenizerFacts:
     def digest(self) -> str:
         return hashlib.sha256(self.json.encode()).hexdigest()
 
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text without the tokens that the tokenizer puts around it."""
+        ids: list[int] = self._loaded().encode(text, add_special_tokens=False).ids
+        return ids
+
+    def id_of(self, token: str) -> int:
+        """The id of one token by its name.
+
+        Raises:
+            Refused: the tokenizer has no such token.
+        """
+        found = self._loaded().token_to_id(token)
+        if found is None:
+            what = f"the tokenizer has no token {token!r}, which this model's prompts need"
+            remedy = "give the tokenizer of this checkpoint with --tokenizer-dir"
+            raise Refused(error("tokenizer-token", what, self.source, remedy))
+        return int(found)
+
+    def _loaded(self) -> Any:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(self.json)
+
 
 def read(folder: Path, how: Literal["hf", "checkpoint"], image_mark: str) -> tuple[TokenizerFacts, list[Finding]]:
     """Reads the tokenizer in `folder`.

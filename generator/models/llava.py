@@ -50,6 +50,6 @@ SPEC = ModelSpec(
     image_token=True,
     image_prefix="<image>\n",
     torch=TorchSpec(vision_module="hf_llava", llm_class="AutoModelForImageTextToText"),
-    build=BuildSpec(converter="llama", vision_arguments="--model_type llava"),
+    build=BuildSpec(converter="llama", vision_arguments="--model_type llava", fused_mlp=True),
     max_images=1,
 )

@@ -121,7 +121,8 @@ SPEC = ModelSpec(
     build=BuildSpec(
         converter="llama",
         vision_arguments='--model_type vila --vila_path "${VILA_PATH}"',
-        note="The build needs the VILA sources beside the checkpoint and a folder name with lower-case 'vila' in it.",
+        fused_mlp=True,
+        vila_sources=True,
     ),
     llm_folder="llm",
     max_images=None,

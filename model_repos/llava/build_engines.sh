@@ -23,7 +23,7 @@ if [[ ! -e $converted/config.json ]]; then
     --dtype float16
 fi
 if [[ ! -e $llm_engine/config.json ]]; then
-  # The table is shared by all slots: 8 requests x 1 image(s) x 576 rows.
+  # The table is shared by all slots: 8 requests x 576 rows.
   trtllm-build \
     --checkpoint_dir "$converted" \
     --output_dir "$llm_engine" \

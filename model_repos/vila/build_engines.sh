@@ -14,7 +14,7 @@ vision_engine=tmp/trt_engines/vila1.5-3b/fp16/1-gpu/vision
 if [[ ! -e $checkpoint/config.json ]]; then
   git clone https://huggingface.co/Efficient-Large-Model/VILA1.5-3b "$checkpoint"
 fi
-# The build needs the VILA sources beside the checkpoint and a folder name with lower-case 'vila' in it.
+# The build needs the VILA sources, and lower-case 'vila' in the path of the checkpoint.
 export VILA_PATH="${VILA_PATH:-$(dirname "$checkpoint")/VILA}"
 if [[ ! -e $VILA_PATH ]]; then
   git clone --branch vila1.5 https://github.com/NVlabs/VILA.git "$VILA_PATH"
@@ -28,7 +28,7 @@ if [[ ! -e $converted/config.json ]]; then
     --dtype float16
 fi
 if [[ ! -e $llm_engine/config.json ]]; then
-  # The table is shared by all slots: 8 requests x 4 image(s) x 196 rows.
+  # The table is shared by all slots: 8 requests x 784 rows.
   trtllm-build \
     --checkpoint_dir "$converted" \
     --output_dir "$llm_engine" \

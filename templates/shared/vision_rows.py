@@ -92,9 +92,9 @@ class VisionRows:
     def tables(self, requests: Sequence[ImagesByRow], encode: Encode, *, together: bool = True) -> list[torch.Tensor]:
         """One table [B, rows, hidden] per request, of the table's dtype on the encoder's device.
 
-        Entries of equal shape share a call of `encode`, of whatever request if `together`, else those of one row. The table of a single row is a view of
-        what `encode` gave where it can be. Where rows of a request differ in their number of images, the shorter are
-        padded with zeros; text only gives one zero row, never referred to.
+        Entries of equal shape share a call of `encode`, of whatever request if `together`, else those of one row. The
+        table of a single row is a view of what `encode` gave where it can be. Where rows of a request differ in their
+        number of images, the shorter are padded with zeros; text only gives one zero row, never referred to.
         Raises ValueError when the encoder gave another number of rows than the repository was generated for.
         """
         blocks = [block for request in requests for block in request]

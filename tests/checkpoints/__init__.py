@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 
 from tests import vocabularies
-from tests.checkpoints import blip2, llava, vila
+from tests.checkpoints import blip2, fuyu, llava, vila
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "blip2-opt": blip2.make_opt,
+    "fuyu": fuyu.make,
     "llava": llava.make_1_5,
     "llava-next": llava.make_next,
     "vila": partial(vila.make, language_model=vila.vicuna, seed=70),

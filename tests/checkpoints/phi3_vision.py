@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.checkpoints.common import CLIP_MEAN, CLIP_STD, HIDDEN, noise_of, randomise
@@ -135,9 +136,9 @@ def _tokenizer(folder: Path) -> int:
     from tokenizers import AddedToken, Tokenizer, normalizers
     from transformers import AutoTokenizer
 
-    llama2(folder)
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
-    (folder / "tokenizer.model").unlink()
+    with TemporaryDirectory() as base:
+        llama2(Path(base))
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(base).backend_tokenizer
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = None
     added = _added_tokens()
@@ -145,7 +146,8 @@ def _tokenizer(folder: Path) -> int:
     tokens = [AddedToken(name, rstrip=swallows[name], normalized=False, special=True) for name in added]
     tokenizer.add_special_tokens(tokens)
     content = json.loads(tokenizer.to_str())
-    content["added_tokens"][2] |= {"rstrip": True, "special": False}  # </s>, as published
+    content["added_tokens"][2] |= {"rstrip": True, "special": False}  # </s>, as published; so are merges in one string
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
     write_json(folder / "tokenizer.json", content)
 
     described = [special_token(name) for name in ("<unk>", "<s>", "</s>")]

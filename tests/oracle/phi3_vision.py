@@ -114,7 +114,9 @@ class Phi3VisionOracle(Oracle):
 
     def project(self, merged: torch.Tensor) -> torch.Tensor:
         """[..., 4c] to [..., h]."""
-        layers = [(self.weights[f"img_projection.{at}.weight"], self.weights[f"img_projection.{at}.bias"]) for at in "02"]
+        layers = [
+            (self.weights[f"img_projection.{at}.weight"], self.weights[f"img_projection.{at}.bias"]) for at in "02"
+        ]
         return functional.linear(functional.gelu(functional.linear(merged, *layers[0])), *layers[1])
 
     def packed(self, image: Image) -> NDArray[np.float16]:
@@ -150,9 +152,7 @@ def hd_transform(image: PIL.Image.Image, num_crops: int) -> PIL.Image.Image:
     return padded
 
 
-def arrange(
-    views: torch.Tensor, grid: tuple[int, int], line_end: torch.Tensor, between: torch.Tensor
-) -> torch.Tensor:
+def arrange(views: torch.Tensor, grid: tuple[int, int], line_end: torch.Tensor, between: torch.Tensor) -> torch.Tensor:
     """One image's views [1 + crops, 144, c], the global one first, as they stand in the prompt: [count, c].
 
     The crops side by side, line by line of the whole picture, then the global view in the same way; `line_end` [1, c]
@@ -192,6 +192,5 @@ def _language_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) ->
     """Phi-3 by transformers, which knows the original's scaling of positions "su" by its later name."""
     scaling = config["rope_scaling"] | {"type": "longrope"}
     phi3 = Phi3Config.from_dict(config | {"model_type": "phi3", "rope_scaling": scaling})
-    model = Phi3ForCausalLM(phi3).half()
-    model.load_state_dict(weights)
-    return model.eval()
+    # Not `.half()`: that would round the frequencies of the positions, too, by a radian at position 2000.
+    return Phi3ForCausalLM.from_pretrained(None, config=phi3, state_dict=weights, dtype=torch.float16).eval()

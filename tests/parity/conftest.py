@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tritonclient.grpc import InferenceServerClient
@@ -16,6 +18,8 @@ from generator.options import Options
 from tests import photos
 from tests.checkpoints import cached
 from tests.oracle import LlavaOracle, Oracle, VilaOracle
+from tests.oracle.blip2 import Blip2OptOracle
+from tests.oracle.llava_next import LlavaNextOracle
 from tests.parity.client import Case
 from tests.server.harness import triton
 
@@ -29,6 +33,8 @@ class Subject:
     Attributes:
         images: images per prompt, text only (0) included.
         prompts: how many of the 30 prompts are asked for each number of images.
+        marks: whether the text may say where an image goes.
+        client_pixels: whether a client may send the engine's pixels.
     """
 
     model: str
@@ -36,11 +42,15 @@ class Subject:
     oracle: Callable[[Path], Oracle]
     images: tuple[int, ...]
     prompts: int = 30
+    marks: bool = True
+    client_pixels: bool = True
 
 
 SUBJECTS = {
     "llava": Subject("llava", "llava", LlavaOracle, (0, 1)),
     "vila": Subject("vila", "vila", VilaOracle, (0, 1, 2, 3)),
+    "blip2-opt": Subject("blip2-opt", "blip2-opt", Blip2OptOracle, (1,), 20, marks=False),
+    "llava-next": Subject("llava-next", "llava-next", LlavaNextOracle, (0, 1), 20, client_pixels=False),
     "vila1.5-8b": Subject("vila1.5-8b", "vila-llama_3", partial(VilaOracle, conversation="llama_3"), (0, 1, 2), 8),
 }
 STREAMED = ("llava", "vila")
@@ -77,7 +87,7 @@ def cases(subject: Subject) -> list[Case]:
 class Served:
     """A served repository and what the oracle says of its cases."""
 
-    model: str
+    subject: Subject
     grpc: str
     http: str
     folder: Path
@@ -88,6 +98,20 @@ class Served:
     def expected(self) -> list[str]:
         """Greedy texts of the oracle, one request at a time."""
         return [self.oracle.generate(c.text, list(c.images), MAX_TOKENS)[1] for c in self.cases]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Settings of the served preprocessing."""
+        content: dict[str, Any] = json.loads((self.folder / "preprocessing/1/settings.json").read_text())
+        return content
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.settings["tokenizer"]["vocab_size"])
+
+    @property
+    def mark(self) -> str:
+        return str(self.settings["prompt"]["image_mark"])
 
     @contextlib.contextmanager
     def client(self) -> Iterator[InferenceServerClient]:
@@ -106,7 +130,7 @@ def _serve(name: str, folder: Path, known: dict[str, Oracle], *, streaming: bool
     if name not in known:
         known[name] = subject.oracle(cached(subject.checkpoint))
     with triton(where) as server:
-        yield Served(name, server.grpc, server.http, where, known[name], cases(subject))
+        yield Served(subject, server.grpc, server.http, where, known[name], cases(subject))
 
 
 @pytest.fixture(scope="module", params=SUBJECTS)

@@ -61,6 +61,7 @@ def write_model(repository: Path, name: str, checkpoint: Path, *, decoupled: boo
         "checkpoint": str(checkpoint),
         "subfolder": "",
         "auto_class": "AutoModelForCausalLM",
+        "attribute": "",
         "dtype": "float16",
         "vocab_size": VOCAB,
         "hidden_size": HIDDEN,

@@ -72,6 +72,7 @@ class Case:
             "checkpoint": str(checkpoint),
             "subfolder": subfolder,
             "auto_class": auto_class,
+            "attribute": "",
             "dtype": "float16",
             "vocab_size": weights.shape[0],
             "hidden_size": weights.shape[1],

@@ -5,10 +5,12 @@ Only the part of TensorRT's Python API that addresses tensors by name is used: i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from tensors import RequestError
 
 try:
     import tensorrt as trt
@@ -60,12 +62,12 @@ class Engine:
             self._context = self._new_context()
             # One buffer serves all calls, which follow each other on the stream. (A slice of the request's
             # own tensor need not be aligned as TensorRT demands.)
-            shape = (self.most, *image_shape)
-            self._pixels = torch.zeros(shape, dtype=self._dtype(self._input), device=device)
+            largest = (self.most, *self._largest_image)
+            self._pixels = torch.zeros(math.prod(largest), dtype=self._dtype(self._input), device=device)
             self._set_address(self._input, self._pixels)
 
     def __call__(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Images [C, H, W] each, at least one, on any device in any float dtype -> rows [n, N, hidden].
+        """Images of one shape, at least one, on any device in any float dtype -> rows [n, N, hidden].
 
         The rows are in memory of their own, in the engine's dtype. Only once `stream` was synchronized are
         they complete and `images` no longer read. Raises RuntimeError when TensorRT refuses the call.
@@ -77,10 +79,14 @@ class Engine:
 
     def _run(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """One engine call for at most `most` images. What pads a small call is left from earlier ones."""
-        for slot, image in zip(self._pixels, images, strict=False):
-            slot.copy_(image, non_blocking=True)
         batch = max(self.least, len(images))
-        shape = (batch, *self._pixels.shape[1:])
+        shape = (batch, *images[0].shape)
+        if any(side > most for side, most in zip(shape[1:], self._largest_image, strict=True)):
+            raise RequestError(
+                f"an image of shape {shape[1:]} exceeds the engine's {self._largest_image}: send a smaller one"
+            )
+        for slot, image in zip(self._pixels[: math.prod(shape)].view(shape), images, strict=False):
+            slot.copy_(image, non_blocking=True)
         self._check(self._context.set_input_shape(self._input, shape), f"input shape {shape}")
         rows_shape = tuple(self._context.get_tensor_shape(self._output))
         rows = torch.empty(rows_shape, dtype=self._output_dtype, device=self.device)
@@ -141,8 +147,9 @@ class Engine:
         if -1 in fixed:
             lowest, _, highest = self._engine.get_tensor_profile_shape(self._input, PROFILE)
             smallest, largest = tuple(lowest), tuple(highest)
+        self._largest_image = largest[1:]
         sides = zip(smallest[1:], image_shape, largest[1:], strict=True)
-        if not all(low <= side <= high for low, side, high in sides):
+        if not all(side == -1 or low <= side <= high for low, side, high in sides):
             raise ValueError(
                 f"vision engine {self.path} takes images of shape {smallest[1:]} to {largest[1:]}, this "
                 f"repository was generated for {image_shape}: generate it again with the engine's checkpoint"

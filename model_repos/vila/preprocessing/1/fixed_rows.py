@@ -17,6 +17,7 @@ class ImageLayout:
 
     def __init__(self, settings: Settings) -> None:
         self._transform = PixelTransform(settings["pixels"], settings["limits"]["max_image_pixels"])
+        self.entry = self._transform.shape
         self.dtype = self._transform.dtype
         rows = settings["rows_per_image"]
         self._placed = Placed((1, *self._transform.shape), rows, np.arange(rows))

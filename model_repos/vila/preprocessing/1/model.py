@@ -131,7 +131,7 @@ class TritonPythonModel:
     ) -> tuple[NDArray[Any], list[list[NDArray[Any]]]]:
         """[B,n,...], the entries of each row's images, zeros where a row has fewer or an entry is smaller; and the
         part of it that each image has."""
-        shapes = [placed.shape[1:] for row in images for _, placed in row] or [self.layout.place(0, 0).shape[1:]]
+        shapes = [placed.shape[1:] for row in images for _, placed in row] or [self.layout.entry]
         most = max(sum(placed.shape[0] for _, placed in row) for row in images)
         values = np.zeros((len(images), most, *np.max(shapes, axis=0)), dtype=self.layout.dtype)
         parts: list[list[NDArray[Any]]] = []

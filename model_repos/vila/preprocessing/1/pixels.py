@@ -32,7 +32,7 @@ class PixelTransform:
         self._max_pixels = max_pixels
         known: dict[str, Callable[..., Image.Image]] = {
             "resize_shortest": self._resize_shortest,
-            "resize": self._resize,
+            "resize": self.resize,
             "center_crop": _center_crop,
             "pad_square": _pad_square,
             "on_white": on_white,
@@ -50,12 +50,16 @@ class PixelTransform:
         """
         for step, arguments in self._steps:
             image = step(image, *arguments)
-        channels_last = np.asarray(image)
-        if channels_last.shape != (*self.shape[1:], 3):
-            raise ValueError(f"settings.json: the pixel steps give {channels_last.shape}, not {self.shape}")
-        for channel, levels in enumerate(self._table):
+        levels = np.asarray(image)
+        if levels.shape != (*self.shape[1:], 3):
+            raise ValueError(f"settings.json: the pixel steps give {levels.shape}, not {self.shape}")
+        self.normalise(levels, out)
+
+    def normalise(self, levels: NDArray[np.uint8], out: NDArray[Any]) -> None:
+        """Write the normalised values of 8-bit `levels` [H,W,3] to `out` [3,H,W]."""
+        for channel, table in enumerate(self._table):
             # every index is within the table; "clip" only spares numpy a bounds check and a buffer
-            np.take(levels, channels_last[..., channel], out=out[channel], mode="clip")
+            np.take(table, levels[..., channel], out=out[channel], mode="clip")
 
     def _resize_shortest(self, image: Image.Image, edge: int) -> Image.Image:
         short, long = sorted(image.size)
@@ -66,9 +70,10 @@ class PixelTransform:
                 f"it would have more than {self._max_pixels} pixels; crop it"
             )
         width, height = (edge, new_long) if image.width <= image.height else (new_long, edge)
-        return self._resize(image, height, width)
+        return self.resize(image, height, width)
 
-    def _resize(self, image: Image.Image, height: int, width: int) -> Image.Image:
+    def resize(self, image: Image.Image, height: int, width: int) -> Image.Image:
+        """`image` scaled to this size with the model's filter."""
         return image.resize((width, height), self._resample)
 
 

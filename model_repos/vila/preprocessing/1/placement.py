@@ -1,4 +1,4 @@
-"""What an image layout says of one image: its part of the engine's input, and what stands in its place in the prompt."""
+"""What an image layout says of one image: its part of the engine's input, and what stands for it in the prompt."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class ImageLayout(Protocol):
 
     takes_pixels: bool
     """Whether a client may send the engine's pixels itself, one entry per image."""
+    entry: tuple[int, ...]
+    """Shape of the smallest entry, for requests without an image."""
     dtype: np.dtype[Any]
 
     def place(self, width: int, height: int) -> Placed:

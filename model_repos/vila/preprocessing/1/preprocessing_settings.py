@@ -16,13 +16,17 @@ class Tokenizer(TypedDict):
 
 
 class Prompt(TypedDict):
-    module: str  # marked_prompt or another module beside this one
-    template: str  # holds {text} once
-    image_prefix: str  # put before the text, once per image, when the text has no mark of its own
+    module: str  # the prompt module beside this file
     image_mark: str
-    image_token_id: int | None  # the mark's id, or None when the prompt is split at the mark
     image_required: bool
     stop_words: list[str]
+    # of marked_prompt
+    template: str  # holds {text} once
+    image_prefix: str  # put before the text, once per image, when the text has no mark of its own
+    image_token_id: int | None  # the mark's id, or None when the prompt is split at the mark
+    # of sequence_prompt: what stands before and after the image
+    before: list[Any]
+    after: list[Any]
 
 
 class Pixels(TypedDict):

@@ -65,9 +65,7 @@ class Prompts(ABC):
             # such an id would be taken for a visual row
             raise RequestError(f"the text holds a token that the language model of {self._model} lacks: reword it")
         if len(chunks) != len(images) + 1:
-            raise ValueError(
-                f"settings.json: {len(images)} images gave {len(chunks) - 1} gaps between the text's tokens"
-            )
+            raise ValueError(f"settings.json: {len(images)} images gave {len(chunks) - 1} gaps in the text's tokens")
         pieces = [np.array(chunks[0], dtype=np.int64)]
         owners = [np.full(len(chunks[0]), -1)]
         first_row = self._constant_rows
@@ -138,9 +136,7 @@ class Prompts(ABC):
             raise RequestError(f"{len(images)} images, allowed are {self._limits['max_images']}: send fewer")
         rows, table = self.table_rows(images), self._limits["max_table_rows"]
         if rows > table:
-            raise RequestError(
-                f"{len(images)} image(s) of {rows} rows exceed the prompt table of {table}: send fewer or smaller images"
-            )
+            raise RequestError(f"{len(images)} image(s) of {rows} rows exceed the prompt table of {table}: send fewer")
 
     def _check_length(self, prompt: Prompt, images: int) -> None:
         length = len(prompt.ids)

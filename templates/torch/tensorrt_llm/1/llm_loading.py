@@ -19,6 +19,8 @@ def load(settings: dict[str, Any], device: torch.device) -> Any:
     folder = Path(settings["checkpoint"], settings["subfolder"])
     auto_class = getattr(transformers, settings["auto_class"])
     model = auto_class.from_pretrained(str(folder), torch_dtype=getattr(torch, settings["dtype"]))
+    if settings["attribute"]:
+        model = getattr(model, settings["attribute"])
     for holder in (model, getattr(model, "model", None)):
         for part in VISION_PARTS:
             if hasattr(holder, part):

@@ -1,0 +1,76 @@
+"""Fuyu: no vision tower. Patches of 30 x 30 pixels go through one linear layer; every line of them ends in a newline.
+
+Sources: TensorRT-LLM `multimodal_builder.py` (build_fuyu_engine); adept/fuyu-8b for sizes; transformers'
+FuyuImageProcessor and FuyuProcessor for pixels and ids.
+"""
+
+from generator.spec import (
+    BuildSpec,
+    CheckpointSpec,
+    Conversation,
+    LayoutSpec,
+    ModelSpec,
+    Piece,
+    PixelSpec,
+    PromptSpec,
+    Tokens,
+    TorchSpec,
+    Variant,
+)
+
+PATCH = 30
+HEIGHT, WIDTH = 1080, 1920
+LINES, COLUMNS = HEIGHT // PATCH, WIDTH // PATCH
+
+SPEC = ModelSpec(
+    name="fuyu",
+    title="Fuyu",
+    variants=(
+        Variant(
+            name="fuyu-8b",
+            source="adept/fuyu-8b",
+            hidden_size=4096,
+            vocab_size=262144,
+            max_positions=16384,
+            rows_per_image=LINES * COLUMNS,
+            tokens_per_image=LINES * (COLUMNS + 1),
+            pixels=PixelSpec(
+                steps=(("on_white",),),
+                shape=(1, -1, 3 * PATCH**2),
+                mean=(0.5, 0.5, 0.5),
+                std=(0.5, 0.5, 0.5),
+                resample=2,
+            ),
+            conversation=Conversation("none", "{text}"),
+            tokens=Tokens(bos=1, end=71013, pad=0),
+        ),
+    ),
+    engine_model_types=("fuyu",),
+    checkpoint_model_types=("fuyu",),
+    image_mark="",
+    image_token=False,
+    image_prefix="",
+    prompt=PromptSpec(
+        "sequence_prompt", after=(Piece(token="<s>", token_id=1), Piece(text="{text}<0x04>", special_tokens=False))
+    ),
+    layout=LayoutSpec(
+        "patch_grid",
+        {
+            "patch": PATCH,
+            "max_height": HEIGHT,
+            "max_width": WIDTH,
+            "padding_level": 1,  # on the scale of 0 to 255, before rescaling: transformers pads with 1.0 there
+            "newline_id": 71019,
+        },
+        from_tokenizer={"newline_id": "|NEWLINE|"},
+    ),
+    checkpoint=CheckpointSpec(llm=""),
+    image_required=True,
+    torch=TorchSpec("hf_fuyu", "AutoModelForCausalLM", llm_attribute="language_model"),
+    build=BuildSpec(
+        converter="gpt",
+        vision_arguments="--model_type fuyu",
+        convert_arguments="--gpt_variant persimmon",
+        fused_mlp=True,
+    ),
+)

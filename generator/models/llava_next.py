@@ -1,0 +1,71 @@
+"""LLaVA-NeXT: CLIP-L/14 at 336 pixels over the whole image and over its tiles, with a newline row after each line.
+
+Sources: llava-hf/llava-v1.6-* for sizes, grids and templates; transformers' LlavaNextImageProcessor and
+`pack_image_features` for pixels and the order of rows. TensorRT-LLM's own runner swaps height and width there, which
+scrambles images that are not square; this follows transformers.
+"""
+
+from generator.models.llava import CLIP_MEAN, CLIP_STD
+from generator.spec import (
+    BuildSpec,
+    Conversation,
+    LayoutSpec,
+    ModelSpec,
+    PixelSpec,
+    Tokens,
+    TorchSpec,
+    Variant,
+)
+
+TILE = 336
+SIDE = 24  # rows per side of a tile: 336 / 14
+GRIDS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))  # (height, width), in the checkpoint's order
+
+MISTRAL = Conversation("mistral_instruct", "[INST] {text} [/INST]")
+HERMES_2 = Conversation(
+    "hermes-2",
+    "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n{text}<|im_end|><|im_start|>assistant\n",
+    stop_words=("<|im_end|>",),
+)
+
+
+def _variant(
+    name: str, hidden_size: int, vocab_size: int, max_positions: int, conversation: Conversation, tokens: Tokens
+) -> Variant:
+    return Variant(
+        name=name,
+        source=f"llava-hf/{name}",
+        hidden_size=hidden_size,
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        rows_per_image=SIDE**2,
+        entries_per_image=5,  # the small view and at most 2 x 2 tiles
+        tokens_per_image=SIDE**2 + 2 * SIDE * (2 * SIDE + 1),  # a square image: every line of 2 x 2 tiles, and newlines
+        pixels=PixelSpec(steps=(("on_white",),), shape=(3, TILE, TILE), mean=CLIP_MEAN, std=CLIP_STD),
+        conversation=conversation,
+        tokens=tokens,
+    )
+
+
+SPEC = ModelSpec(
+    name="llava-next",
+    title="LLaVA-NeXT",
+    variants=(
+        _variant("llava-v1.6-mistral-7b-hf", 4096, 32064, 32768, MISTRAL, Tokens(bos=1, end=2, pad=32001, image=32000)),
+        _variant("llava-v1.6-34b-hf", 7168, 64064, 4096, HERMES_2, Tokens(bos=1, end=7, pad=0, image=64000)),
+    ),
+    engine_model_types=("llava_next",),
+    checkpoint_model_types=("llava_next",),
+    image_mark="<image>",
+    image_token=True,
+    image_prefix="<image>\n",
+    layout=LayoutSpec(
+        "anyres_tiles",
+        {"grids": GRIDS, "tile": TILE, "rows_per_side": SIDE},
+        from_config={"grids": "image_grid_pinpoints"},
+    ),
+    constant_rows=1,
+    constants=("image_newlines.safetensors", ("image_newline",)),
+    torch=TorchSpec("hf_llava_next", "AutoModelForImageTextToText"),
+    build=BuildSpec(converter="llama", vision_arguments="--model_type llava_next", fused_mlp=True),
+)

@@ -1,0 +1,61 @@
+"""Ids and templates: the part of the plan that depends on the tokenizer, or on the spec while there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from generator.facts.gather import Facts
+from generator.spec import ModelSpec, Piece, Tokens, Variant
+
+
+def tokens(spec: ModelSpec, variant: Variant, facts: Facts) -> Tokens:
+    """The ids that preprocessing needs by name."""
+    tokenizer = facts.tokenizer
+    if tokenizer is None:
+        return variant.tokens
+    end = tokenizer.end
+    if spec.end_text:
+        end = tokenizer.encode(spec.end_text)[0]
+    image = (facts.checkpoint and facts.checkpoint.image_token_id) or tokenizer.image
+    return Tokens(tokenizer.bos, end, tokenizer.pad, image if spec.image_token else None)
+
+
+def prompt(spec: ModelSpec, variant: Variant, facts: Facts, known: Tokens) -> dict[str, Any]:
+    """Settings of the prompt module."""
+    settings: dict[str, Any] = {
+        "module": spec.prompt.module,
+        "image_mark": spec.image_mark,
+        "image_required": spec.image_required,
+        "stop_words": list(variant.conversation.stop_words),
+    }
+    if spec.prompt.module == "sequence_prompt":
+        return settings | {
+            "before": _pieces(spec.prompt.before, facts),
+            "after": _pieces(spec.prompt.after, facts),
+        }
+    return settings | {
+        "template": variant.conversation.template,
+        "image_prefix": spec.image_prefix,
+        "image_token_id": known.image,
+    }
+
+
+def layout(spec: ModelSpec, facts: Facts) -> dict[str, Any]:
+    """Settings of the layout module: the spec's, the checkpoint's over them, ids of tokens over both."""
+    settings: dict[str, Any] = {"module": spec.layout.module, **spec.layout.settings}
+    if facts.checkpoint:
+        settings.update(facts.checkpoint.layout)
+    if facts.tokenizer:
+        settings.update((name, facts.tokenizer.id_of(token)) for name, token in spec.layout.from_tokenizer.items())
+    return settings
+
+
+def _pieces(pieces: Sequence[Piece], facts: Facts) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    for piece in pieces:
+        if piece.token:
+            made.append({"ids": [facts.tokenizer.id_of(piece.token) if facts.tokenizer else piece.token_id]})
+        else:
+            made.append({"text": piece.text, "special_tokens": piece.special_tokens})
+    return made
