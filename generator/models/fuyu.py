@@ -35,7 +35,7 @@ SPEC = ModelSpec(
             rows_per_image=LINES * COLUMNS,
             tokens_per_image=LINES * (COLUMNS + 1),
             pixels=PixelSpec(
-                steps=(("on_white",),),
+                steps=(),
                 shape=(1, -1, 3 * PATCH**2),
                 mean=(0.5, 0.5, 0.5),
                 std=(0.5, 0.5, 0.5),
@@ -47,7 +47,7 @@ SPEC = ModelSpec(
     ),
     engine_model_types=("fuyu",),
     checkpoint_model_types=("fuyu",),
-    image_mark="",
+    image_mark="|SPEAKER|",  # stands for a patch: in the text it would be taken for one
     image_token=False,
     image_prefix="",
     prompt=PromptSpec(
@@ -66,7 +66,7 @@ SPEC = ModelSpec(
     ),
     checkpoint=CheckpointSpec(llm=""),
     image_required=True,
-    torch=TorchSpec("hf_fuyu", "AutoModelForCausalLM", llm_attribute="language_model"),
+    torch=TorchSpec("hf_fuyu", "FuyuForCausalLM"),
     build=BuildSpec(
         converter="gpt",
         vision_arguments="--model_type fuyu",

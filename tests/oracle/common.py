@@ -74,6 +74,11 @@ class Oracle(ABC):
     def rows(self, pixels: NDArray[np.float16]) -> NDArray[np.float16]:
         """Vision rows [n, N, h] of `pixels` [n, 3, S, S], projector included."""
 
+    def selected(self, images: Sequence[Image]) -> NDArray[np.float16]:
+        """The rows [k, h] that stand at the image positions of `ids`, in order."""
+        rows = self.rows(self.pixels(images))
+        return rows.reshape(-1, rows.shape[-1])
+
     def continuation(self, ids: Sequence[int], rows: NDArray[np.float16] | None, max_new_tokens: int) -> list[int]:
         """Greedy new token ids after `ids`, whose image positions take `rows` one by one in order.
 

@@ -75,6 +75,11 @@ class LlavaNextOracle(Oracle):
         rows: NDArray[np.float16] = torch.cat(packed)[None].numpy()
         return rows
 
+    def selected(self, images: Sequence[Image]) -> NDArray[np.float16]:
+        """The packed rows [k, h]."""
+        packed = self.packed(images)
+        return packed.reshape(-1, packed.shape[-1])
+
     def generate(
         self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False
     ) -> tuple[list[int], str]:

@@ -19,6 +19,7 @@ from tests import photos
 from tests.checkpoints import cached
 from tests.oracle import LlavaOracle, Oracle, VilaOracle
 from tests.oracle.blip2 import Blip2OptOracle
+from tests.oracle.fuyu import FuyuOracle
 from tests.oracle.llava_next import LlavaNextOracle
 from tests.parity.client import Case
 from tests.server.harness import triton
@@ -51,6 +52,7 @@ SUBJECTS = {
     "vila": Subject("vila", "vila", VilaOracle, (0, 1, 2, 3)),
     "blip2-opt": Subject("blip2-opt", "blip2-opt", Blip2OptOracle, (1,), 20, marks=False),
     "llava-next": Subject("llava-next", "llava-next", LlavaNextOracle, (0, 1), 20, client_pixels=False),
+    "fuyu": Subject("fuyu", "fuyu", FuyuOracle, (1,), 20, marks=False, client_pixels=False),
     "vila1.5-8b": Subject("vila1.5-8b", "vila-llama_3", partial(VilaOracle, conversation="llama_3"), (0, 1, 2), 8),
 }
 STREAMED = ("llava", "vila")
