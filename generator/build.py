@@ -19,6 +19,7 @@ class BuildPlan:
     vision_folder: str
     one_folder: bool
     fused_mlp: str
+    vision_batch: int
     options: str
 
 
@@ -40,10 +41,12 @@ def build_plan(plan: Plan) -> BuildPlan:
     options += ["--streaming"] * plan.streaming + ["--kv-cache-reuse"] * plan.kv_cache_reuse
     if plan.names["ensemble"] != "ensemble":
         options += ["--name", plan.names["ensemble"]]
+    entries = plan.spec.layout.largest(plan.layout)[0] if plan.spec.layout.largest else 1
     return BuildPlan(
         converted=f"tmp/trt_models/{plan.variant.name}/{precision}/1-gpu",
         vision_folder=str(PurePosixPath(plan.paths.vision_engine).parent),
         one_folder=one_engine_folder(plan.release),
         fused_mlp=_fused_mlp(plan),
+        vision_batch=plan.limits.max_batch_size * plan.limits.max_images * entries,
         options=" " + shlex.join(options),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from generator.facts.gather import Facts
 from generator.findings import Finding, error, warning
@@ -38,17 +40,18 @@ class Limits:
 
 
 def decide(
-    options: Options, spec: ModelSpec, variant: Variant, facts: Facts, rows: int
+    options: Options, spec: ModelSpec, variant: Variant, facts: Facts, rows: int, layout: Mapping[str, Any]
 ) -> tuple[Limits, list[Finding]]:
     """The limits, and findings where an option asks for more than an engine was built for.
 
     Args:
         rows: prompt table rows of one entry of the engine's input.
+        layout: settings of the image layout.
     """
     findings: list[Finding] = []
     engine = facts.llm_engine
-    rows *= variant.entries_per_image
-    tokens = variant.tokens_per_image or rows
+    entries, tokens = spec.layout.largest(layout) if spec.layout.largest else (1, rows)
+    rows *= entries
     shared = spec.constant_rows
     if options.max_images is not None and spec.max_images is not None and options.max_images > spec.max_images:
         what = f"{spec.title} takes {spec.max_images} image per prompt, {options.max_images} asked"
@@ -59,6 +62,8 @@ def decide(
     if engine is None:
         input_len = max(DEFAULT_INPUT_LEN, tokens * images + TEXT_BUDGET)
         positions = (facts.checkpoint and facts.checkpoint.max_positions) or variant.max_positions
+        if variant.short_positions and tokens * images < variant.short_positions:
+            positions = min(positions, variant.short_positions)
         seq_len = min(input_len + DEFAULT_OUTPUT_LEN, positions)
         input_len = min(input_len, seq_len - 1)
         if tokens * images > input_len:

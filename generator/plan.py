@@ -195,8 +195,9 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     rows = (vision and vision.rows) or (checkpoint and checkpoint.rows_per_image) or variant.rows_per_image
     vocab_size = llm.vocab_size if llm else checkpoint.vocab_size if checkpoint else variant.vocab_size
     hidden_size = llm.hidden_size if llm else checkpoint.hidden_size if checkpoint else variant.hidden_size
-    llm_dtype = llm.dtype if llm else (checkpoint and checkpoint.dtype) or spec.dtype
-    decided, more = limits.decide(options, spec, variant, facts, rows)
+    llm_dtype = llm.dtype if llm else spec.dtype  # not the checkpoint's: the guide converts to its own choice
+    layout = prompting.layout(spec, facts)
+    decided, more = limits.decide(options, spec, variant, facts, rows, layout)
     findings += more
     findings += crosscheck.check(options, spec, variant, facts, release, rows)
     parameters, more = _llm_parameters(
@@ -235,7 +236,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         pixels=(checkpoint and checkpoint.pixels) or variant.pixels,
         conversation=variant.conversation,
         prompt=prompting.prompt(spec, variant, facts, tokens),
-        layout=prompting.layout(spec, facts),
+        layout=layout,
         tokens=tokens,
         tokenizer=facts.tokenizer,
         paths=Paths(

@@ -34,6 +34,8 @@ def prompt(spec: ModelSpec, variant: Variant, facts: Facts, known: Tokens) -> di
             "before": _pieces(spec.prompt.before, facts),
             "after": _pieces(spec.prompt.after, facts),
         }
+    if spec.prompt.image_tag:
+        settings["image_tag"] = spec.prompt.image_tag
     return settings | {
         "template": variant.conversation.template,
         "image_prefix": spec.image_prefix,
@@ -57,5 +59,5 @@ def _pieces(pieces: Sequence[Piece], facts: Facts) -> list[dict[str, Any]]:
         if piece.token:
             made.append({"ids": [facts.tokenizer.id_of(piece.token) if facts.tokenizer else piece.token_id]})
         else:
-            made.append({"text": piece.text, "special_tokens": piece.special_tokens})
+            made.append({"text": piece.text, "special_tokens": piece.special_tokens, "strip": piece.strip})
     return made

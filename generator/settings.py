@@ -95,7 +95,6 @@ def torch_vision_encoder(plan: Plan) -> dict[str, Any]:
         "dtype": plan.vision_dtype,
         "table_dtype": plan.llm_dtype,
         **_vision_numbers(plan),
-        "cpu_entries_per_call": 1 if plan.variant.entries_per_image == 1 else None,
         "device": "auto",
     }
 
@@ -109,9 +108,9 @@ def _constants(plan: Plan) -> dict[str, Any]:
 def torch_tensorrt_llm(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.variant.name,
+        "module": plan.spec.torch.llm_module,
         "checkpoint": plan.paths.checkpoint,
         "subfolder": plan.spec.llm_folder,
-        "auto_class": plan.spec.torch.llm_class,
         "attribute": plan.spec.torch.llm_attribute,
         "dtype": plan.llm_dtype,
         "vocab_size": plan.vocab_size,

@@ -5,7 +5,7 @@ A spec is data. Code elsewhere branches on what a spec says (`image_token`, `max
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,8 +62,7 @@ class Variant:
         source: repository of the weights.
         hidden_size, vocab_size, max_positions: of the LLM; the engine's or checkpoint's own numbers win.
         rows_per_image: prompt table rows of one entry of the engine's input, which is an image or a tile of it.
-        entries_per_image: entries that one image takes at most.
-        tokens_per_image: prompt tokens that one image takes at most; None = as many as its rows.
+        short_positions: positions up to which the LLM's first position factors hold; a sequence should not cross it.
         refused: why this variant cannot be generated; empty = it can.
         no_torch: why `--runtime torch` cannot run it; empty = it can.
     """
@@ -77,8 +76,7 @@ class Variant:
     pixels: PixelSpec
     conversation: Conversation
     tokens: Tokens
-    entries_per_image: int = 1
-    tokens_per_image: int | None = None
+    short_positions: int | None = None
     refused: str = ""
     no_torch: str = ""
 
@@ -87,11 +85,13 @@ class Variant:
 class Piece:
     """A part of a prompt of fixed order: a text, which may hold {text}, or one token by its name.
 
-    `token_id` is used while no tokenizer has been read; `special_tokens` adds what the tokenizer puts around a text.
+    `token_id` is used while no tokenizer has been read; `special_tokens` adds what the tokenizer puts around a text;
+    `strip` takes white space off both ends of the user's text.
     """
 
     text: str = ""
     special_tokens: bool = False
+    strip: bool = False
     token: str = ""
     token_id: int = 0
 
@@ -100,11 +100,12 @@ class Piece:
 class PromptSpec:
     """What stands around the images; `module` is the capability module of preprocessing that builds it.
 
-    marked_prompt places images at marks of the text, in the variant's conversation template. sequence_prompt has a
-    fixed order: `before`, the image, `after`.
+    marked_prompt places images at marks of the text, in the variant's conversation template; tagged_prompt at numbered
+    tags as well (`image_tag`, which holds NUMBER). sequence_prompt has a fixed order: `before`, the image, `after`.
     """
 
     module: str = "marked_prompt"
+    image_tag: str = ""
     before: tuple[Piece, ...] = ()
     after: tuple[Piece, ...] = ()
 
@@ -116,13 +117,17 @@ class LayoutSpec:
     Attributes:
         module: the capability module of preprocessing.
         settings: its settings.
+        largest: the settings -> (entries, prompt tokens) that one image takes at most; None = one entry, its rows.
         from_config: setting -> key of the checkpoint's config.json that overrides it.
+        from_processor: setting -> key of its preprocessor_config.json.
         from_tokenizer: setting -> token whose id overrides it.
     """
 
     module: str = "fixed_rows"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    largest: Callable[[Mapping[str, Any]], tuple[int, int]] | None = None
     from_config: Mapping[str, str] = field(default_factory=dict)
+    from_processor: Mapping[str, str] = field(default_factory=dict)
     from_tokenizer: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -145,12 +150,17 @@ class CheckpointSpec:
 
 @dataclass(frozen=True)
 class TorchSpec:
-    """How the torch runtime loads a checkpoint: the vision module beside the step's model.py, the class that
-    transformers loads, and which attribute of it is the LLM ("" = itself)."""
+    """How the torch runtime loads a checkpoint.
+
+    Attributes:
+        vision_module: the module beside the vision step's model.py.
+        llm_attribute: which attribute of the class that transformers loads is the LLM; "" = itself.
+        llm_module: the module beside the LLM step's model.py that loads it.
+    """
 
     vision_module: str
-    llm_class: str
     llm_attribute: str = ""
+    llm_module: str = "hf_llm"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,6 @@ class CheckpointFacts:
     vocab_size: int
     hidden_size: int
     max_positions: int | None
-    dtype: str | None
     image_token_id: int | None
     pixels: PixelSpec | None
     rows_per_image: int | None
@@ -110,6 +108,11 @@ def _pixels(
     return replace(values, steps=tuple(steps), shape=(3, height, width))
 
 
+def _stated(config: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """Settings that `config` states, by the setting's name."""
+    return {name: config[key] for name, key in keys.items() if key in config}
+
+
 def _rows(vision: dict[str, Any], merge: bool) -> int | None:
     size, patch = vision.get("image_size"), vision.get("patch_size")
     if not isinstance(size, int) or not isinstance(patch, int) or patch <= 0:
@@ -163,6 +166,9 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
     preprocessor = folder / "preprocessor_config.json"
     if not preprocessor.is_file():
         preprocessor = folder / "processor_config.json"
+    processor: dict[str, Any] = {}
+    if spec.layout.from_processor and preprocessor.is_file():
+        processor = jsonfile.read(preprocessor, "preprocessor_config.json", DOWNLOAD)
     return CheckpointFacts(
         folder=folder,
         llm_folder=folder,
@@ -170,11 +176,10 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
         vocab_size=vocab,
         hidden_size=hidden,
         max_positions=jsonfile.number(text, "max_position_embeddings", path, "the checkpoint"),
-        dtype=config.get("dtype") or config.get("torch_dtype") or text.get("torch_dtype"),
         image_token_id=config.get("image_token_index", config.get("image_token_id")),
         pixels=_pixels(preprocessor, variant.pixels, fixed=spec.layout.module == "fixed_rows", squash=where.squash),
         rows_per_image=stated if where.rows else _rows(config.get("vision_config") or {}, merge=False),
-        layout={name: config[key] for name, key in spec.layout.from_config.items() if key in config},
+        layout=_stated(config, spec.layout.from_config) | _stated(processor, spec.layout.from_processor),
         has_weights=_weights(folder),
     )
 
@@ -192,7 +197,6 @@ def _with_llm_folder(folder: Path, spec: ModelSpec, variant: Variant, config: di
     projector = config.get("mm_projector_cfg")
     kind = str(projector.get("mm_projector_type") if isinstance(projector, dict) else config.get("mm_projector_type"))
     aspect = config.get("image_aspect_ratio")
-    dtype = config.get("model_dtype") or llm.get("torch_dtype") or llm.get("dtype")
     return CheckpointFacts(
         folder=folder,
         llm_folder=llm_folder,
@@ -200,7 +204,6 @@ def _with_llm_folder(folder: Path, spec: ModelSpec, variant: Variant, config: di
         vocab_size=vocab,
         hidden_size=hidden,
         max_positions=jsonfile.number(llm, "max_position_embeddings", path, "the checkpoint"),
-        dtype=re.sub(r"^torch\.", "", str(dtype)) if dtype else None,
         image_token_id=None,
         pixels=_pixels(
             tower_folder / "preprocessor_config.json",

@@ -48,6 +48,6 @@ SPEC = ModelSpec(
     checkpoint=CheckpointSpec(rows="num_query_tokens"),
     end_text="\n",
     image_required=True,
-    torch=TorchSpec("hf_blip2", "AutoModelForImageTextToText", llm_attribute="language_model"),
+    torch=TorchSpec("hf_blip2", llm_attribute="language_model"),
     build=BuildSpec(converter="opt", vision_arguments="--model_type blip2", convert_arguments="--model_type blip2"),
 )

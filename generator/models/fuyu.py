@@ -33,7 +33,6 @@ SPEC = ModelSpec(
             vocab_size=262144,
             max_positions=16384,
             rows_per_image=LINES * COLUMNS,
-            tokens_per_image=LINES * (COLUMNS + 1),
             pixels=PixelSpec(
                 steps=(),
                 shape=(1, -1, 3 * PATCH**2),
@@ -62,11 +61,12 @@ SPEC = ModelSpec(
             "padding_level": 1,  # on the scale of 0 to 255, before rescaling: transformers pads with 1.0 there
             "newline_id": 71019,
         },
+        largest=lambda settings: (1, LINES * (COLUMNS + 1)),
         from_tokenizer={"newline_id": "|NEWLINE|"},
     ),
     checkpoint=CheckpointSpec(llm=""),
     image_required=True,
-    torch=TorchSpec("hf_fuyu", "FuyuForCausalLM"),
+    torch=TorchSpec("hf_fuyu"),
     build=BuildSpec(
         converter="gpt",
         vision_arguments="--model_type fuyu",

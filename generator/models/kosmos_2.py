@@ -41,10 +41,12 @@ SPEC = ModelSpec(
     image_mark="<image>",
     image_token=False,
     image_prefix="",
-    prompt=PromptSpec("sequence_prompt", before=(Piece(text="<s><image>"),), after=(Piece(text="</image>{text}"),)),
+    prompt=PromptSpec(
+        "sequence_prompt", before=(Piece(text="<s><image>"),), after=(Piece(text="</image>{text}", strip=True),)
+    ),
     checkpoint=CheckpointSpec(hidden_size="embed_dim", rows="latent_query_num", squash=True),
     image_required=True,
-    torch=TorchSpec("hf_kosmos2", "AutoModelForImageTextToText", llm_attribute="text_model"),
+    torch=TorchSpec("hf_kosmos2", llm_attribute="text_model"),
     build=BuildSpec(
         converter="gpt", vision_arguments="--model_type kosmos-2", convert_arguments="--gpt_variant kosmos-2"
     ),

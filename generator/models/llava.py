@@ -49,7 +49,7 @@ SPEC = ModelSpec(
     image_mark="<image>",
     image_token=True,
     image_prefix="<image>\n",
-    torch=TorchSpec(vision_module="hf_llava", llm_class="AutoModelForImageTextToText"),
+    torch=TorchSpec("hf_llava"),
     build=BuildSpec(converter="llama", vision_arguments="--model_type llava", fused_mlp=True),
     max_images=1,
 )

@@ -5,6 +5,9 @@ Sources: llava-hf/llava-v1.6-* for sizes, grids and templates; transformers' Lla
 scrambles images that are not square; this follows transformers.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.spec import (
     BuildSpec,
@@ -29,6 +32,14 @@ HERMES_2 = Conversation(
 )
 
 
+def largest(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """The small view and the most tiles; an image that fills its grid needs every line and a newline after each."""
+    tile, side = settings["tile"], settings["rows_per_side"]
+    grids = [(height // tile, width // tile) for height, width in settings["grids"]]
+    entries = 1 + max(down * across for down, across in grids)
+    return entries, side**2 + max(side * down * (side * across + 1) for down, across in grids)
+
+
 def _variant(
     name: str, hidden_size: int, vocab_size: int, max_positions: int, conversation: Conversation, tokens: Tokens
 ) -> Variant:
@@ -39,8 +50,6 @@ def _variant(
         vocab_size=vocab_size,
         max_positions=max_positions,
         rows_per_image=SIDE**2,
-        entries_per_image=5,  # the small view and at most 2 x 2 tiles
-        tokens_per_image=SIDE**2 + 2 * SIDE * (2 * SIDE + 1),  # a square image: every line of 2 x 2 tiles, and newlines
         pixels=PixelSpec(steps=(("on_white",),), shape=(3, TILE, TILE), mean=CLIP_MEAN, std=CLIP_STD),
         conversation=conversation,
         tokens=tokens,
@@ -62,10 +71,11 @@ SPEC = ModelSpec(
     layout=LayoutSpec(
         "anyres_tiles",
         {"grids": GRIDS, "tile": TILE, "rows_per_side": SIDE},
+        largest=largest,
         from_config={"grids": "image_grid_pinpoints"},
     ),
     constant_rows=1,
     constants=("image_newlines.safetensors", ("image_newline",)),
-    torch=TorchSpec("hf_llava_next", "AutoModelForImageTextToText"),
+    torch=TorchSpec("hf_llava_next"),
     build=BuildSpec(converter="llama", vision_arguments="--model_type llava_next", fused_mlp=True),
 )

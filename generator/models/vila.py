@@ -117,7 +117,7 @@ SPEC = ModelSpec(
     image_mark="<image>",
     image_token=False,
     image_prefix="<image>\n",
-    torch=TorchSpec(vision_module="vila_layout", llm_class="AutoModelForCausalLM"),
+    torch=TorchSpec("vila_layout"),
     build=BuildSpec(
         converter="llama",
         vision_arguments='--model_type vila --vila_path "${VILA_PATH}"',

@@ -130,7 +130,7 @@ def _opt_tokenizer(folder: Path) -> int:
     write_json(folder / "vocab.json", bpe["vocab"])
     merges = (" ".join(pair) for pair in bpe["merges"])
     (folder / "merges.txt").write_text("\n".join(("#version: 0.2", *merges, "")), encoding="utf-8")
-    added = {**{number: token for number, token in enumerate(reserved) if token in ("<pad>", "</s>")}}
+    added = {number: token for number, token in enumerate(reserved) if token in ("<pad>", "</s>")}
     special = {"bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "</s>"}
     write_config(
         folder,

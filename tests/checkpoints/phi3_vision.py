@@ -11,7 +11,7 @@ from tests.checkpoints.common import CLIP_MEAN, CLIP_STD, HIDDEN, noise_of, rand
 from tests.vocabularies import SENTENCEPIECE_SIZE, llama2, special_token, write_json
 
 SEED = 50
-SCALES = {"position_embedding": 3.0, "_GN": 1.0, "qkv_proj": 0.45, "self_attn": 0.45, "": 0.3}
+SCALES = {"position_embedding": 3.0, "_GN": 1.0, "qkv_proj": 0.8, "self_attn": 0.8, "": 0.3}
 HEADS = 8
 TOWER_WIDTH = 128  # two heads of 64 channels: no file of the checkpoint tells their number, only the width
 

@@ -28,7 +28,6 @@ SIDE = 336
 """Pixels of a view's edge: of the global view, and of each crop."""
 TOWER = "model.vision_embed_tokens.img_processor."
 VISION = "model.vision_embed_tokens."
-SEPARATOR_SHAPES = {"sub_GN": (1, 1, 1), "glb_GN": (1, 1)}
 
 
 class Phi3VisionOracle(Oracle):
@@ -87,11 +86,12 @@ class Phi3VisionOracle(Oracle):
         return transformed.height // SIDE, transformed.width // SIDE
 
     def pixels(self, images: Sequence[Image]) -> NDArray[np.float16]:
-        views = [self._views(open_image(image)) for image in images]
+        views = [self.views(open_image(image)) for image in images]
         pixels: NDArray[np.float16] = torch.cat(views).half().numpy()
         return pixels
 
-    def _views(self, image: PIL.Image.Image) -> torch.Tensor:
+    def views(self, image: PIL.Image.Image) -> torch.Tensor:
+        """Views of one picture before they are rounded, fp32 [1 + crops, 3, 336, 336]."""
         array = np.array(hd_transform(image, self.num_crops))
         pixels = torch.from_numpy(array).permute(2, 0, 1).contiguous().float().div(255)
         pixels = pixels.sub(self.mean).div(self.std)
@@ -119,19 +119,25 @@ class Phi3VisionOracle(Oracle):
         ]
         return functional.linear(functional.gelu(functional.linear(merged, *layers[0])), *layers[1])
 
-    def packed(self, image: Image) -> NDArray[np.float16]:
-        """The rows that an image's positions take, in order, [1, count, h]."""
-        rows = torch.from_numpy(self.rows(self.pixels([image])))
+    def packed(self, images: Sequence[Image]) -> NDArray[np.float16]:
+        """The rows that the images' positions take, in order, [1, count, h]."""
         with torch.inference_mode():
-            separators = {name: self.project(self.weights[name].flatten(0, -2)) for name in SEPARATOR_SHAPES}
-        arranged = arrange(rows, self.grid(image), separators["sub_GN"], separators["glb_GN"])
-        packed: NDArray[np.float16] = arranged.unsqueeze(0).numpy()
+            line_end, between = (self.project(self.weights[name].flatten(0, -2)) for name in ("sub_GN", "glb_GN"))
+        views = [torch.from_numpy(self.rows(self.pixels([image]))) for image in images]
+        grids = [self.grid(image) for image in images]
+        arranged = [arrange(*placed, line_end, between) for placed in zip(views, grids, strict=True)]
+        packed: NDArray[np.float16] = torch.cat(arranged).unsqueeze(0).numpy()
         return packed
+
+    def selected(self, images: Sequence[Image]) -> NDArray[np.float16]:
+        """The packed rows [k, h]."""
+        packed = self.packed(images)
+        return packed.reshape(-1, packed.shape[-1])
 
     def generate(
         self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False
     ) -> tuple[list[int], str]:
-        rows = np.concatenate([self.packed(image) for image in images], axis=1) if images else None
+        rows = self.packed(images) if images else None
         new = self.continuation(self.ids(text, images, raw), rows, max_new_tokens)
         return new, self.text(new)
 

@@ -20,7 +20,9 @@ from tests.checkpoints import cached
 from tests.oracle import LlavaOracle, Oracle, VilaOracle
 from tests.oracle.blip2 import Blip2OptOracle
 from tests.oracle.fuyu import FuyuOracle
+from tests.oracle.kosmos2 import Kosmos2Oracle
 from tests.oracle.llava_next import LlavaNextOracle
+from tests.oracle.phi3_vision import Phi3VisionOracle
 from tests.parity.client import Case
 from tests.server.harness import triton
 
@@ -53,6 +55,8 @@ SUBJECTS = {
     "blip2-opt": Subject("blip2-opt", "blip2-opt", Blip2OptOracle, (1,), 20, marks=False),
     "llava-next": Subject("llava-next", "llava-next", LlavaNextOracle, (0, 1), 20, client_pixels=False),
     "fuyu": Subject("fuyu", "fuyu", FuyuOracle, (1,), 20, marks=False, client_pixels=False),
+    "kosmos-2": Subject("kosmos-2", "kosmos-2", Kosmos2Oracle, (1,), 20, marks=False),
+    "phi-3-vision": Subject("phi-3-vision", "phi-3-vision-4", Phi3VisionOracle, (0, 1, 2), 20, client_pixels=False),
     "vila1.5-8b": Subject("vila1.5-8b", "vila-llama_3", partial(VilaOracle, conversation="llama_3"), (0, 1, 2), 8),
 }
 STREAMED = ("llava", "vila")
@@ -67,6 +71,7 @@ def repository(subject: Subject, folder: Path, *, streaming: bool = False) -> Pa
             output=folder,
             streaming=streaming,
             max_tokens=MAX_TOKENS,
+            max_images=max(subject.images),
         )
     )
     assert not outcome.failed, outcome.findings

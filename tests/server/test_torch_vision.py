@@ -39,7 +39,6 @@ def _write_model(repository: Path, name: str, checkpoint: str, truth: Any, table
         "table_dtype": table_dtype,
         "rows_per_image": rows,
         "constant_rows": 0,
-        "cpu_entries_per_call": 1,
         "hidden_size": hidden,
         "image_shape": image.shape[1:],
         "device": "cpu",

@@ -94,3 +94,9 @@ def assert_module_gives_the_same_rows(module: Any, checkpoint: Path, oracle: Ora
             rows = tower(torch.from_numpy(pixels)).numpy()
         assert rows.dtype == np.float16
         np.testing.assert_array_equal(rows, oracle.rows(pixels))
+
+
+def assert_published_names_are_understood(model_class: Any, checkpoint: Path) -> None:
+    """transformers maps every weight of the file, whose names are the published ones, and misses none."""
+    _, report = model_class.from_pretrained(checkpoint, output_loading_info=True)
+    assert not any(report.values()), report

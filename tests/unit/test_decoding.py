@@ -26,8 +26,8 @@ from llm_request import LlmRequest  # noqa: E402
 from sampling import Sampling  # noqa: E402
 
 CASES = {
-    "llava": (LlavaOracle, "AutoModelForImageTextToText", ""),
-    "vila": (VilaOracle, "AutoModelForCausalLM", "llm"),
+    "llava": (LlavaOracle, ""),
+    "vila": (VilaOracle, "llm"),
 }
 TEXTS = ["What is shown?", "Which city is this? Answer:", "Describe the picture in one sentence."]
 TOKENS = 10
@@ -64,15 +64,15 @@ class Case:
     """One checkpoint loaded twice: by its oracle, and by the step."""
 
     def __init__(self, name: str) -> None:
-        oracle, auto_class, subfolder = CASES[name]
+        oracle, subfolder = CASES[name]
         checkpoint = checkpoints.cached(name)
         self.oracle: Any = oracle(checkpoint)
         weights = self.oracle.model.get_input_embeddings().weight
         self.settings = {
             "checkpoint": str(checkpoint),
             "subfolder": subfolder,
-            "auto_class": auto_class,
             "attribute": "",
+            "module": "hf_llm",
             "dtype": "float16",
             "vocab_size": weights.shape[0],
             "hidden_size": weights.shape[1],

@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import transformers
 
 from tests import checkpoints, photos
 from tests.oracle.blip2 import Blip2OptOracle
@@ -68,3 +69,8 @@ def test_vision_module() -> None:
     checkpoint = checkpoints.cached("blip2-opt")
     module = oracle_checks.vision_module("hf_blip2")
     oracle_checks.assert_module_gives_the_same_rows(module, checkpoint, oracle(), oracle_checks.PLAIN)
+
+
+def test_published_names_of_weights_are_understood() -> None:
+    checkpoint = checkpoints.cached("blip2-opt")
+    oracle_checks.assert_published_names_are_understood(transformers.Blip2ForConditionalGeneration, checkpoint)

@@ -7,6 +7,7 @@ from math import ceil
 
 import numpy as np
 import pytest
+import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -123,3 +124,8 @@ def test_vision_module() -> None:
     oracle_checks.assert_module_gives_the_same_rows(
         module, checkpoint, oracle(), [*oracle_checks.PLAIN, "pixel", "large"]
     )
+
+
+def test_published_names_of_weights_are_understood() -> None:
+    checkpoint = checkpoints.cached("fuyu")
+    oracle_checks.assert_published_names_are_understood(transformers.FuyuForCausalLM, checkpoint)

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -166,3 +167,8 @@ def test_vision_module() -> None:
     oracle_checks.assert_module_gives_the_same_rows(module, checkpoint, oracle(), ["tiny", "tall", "chelsea"])
     newline = module.constants(str(checkpoint), torch.float16)
     np.testing.assert_array_equal(newline.numpy(), oracle().constants())
+
+
+def test_published_names_of_weights_are_understood() -> None:
+    checkpoint = checkpoints.cached("llava-next")
+    oracle_checks.assert_published_names_are_understood(transformers.LlavaNextForConditionalGeneration, checkpoint)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pixels import PixelTransform, on_white
+from pixels import PixelTransform
 from placement import TOKEN, Placed
 from preprocessing_settings import Settings
 
@@ -39,7 +39,6 @@ class ImageLayout:
 
     def draw(self, image: Image.Image, out: NDArray[Any]) -> None:
         """Write the patches to out[0, 0], line by line, values in the order y, x, channel."""
-        image = on_white(image)
         height, width = self._fitted(*image.size)
         if (height, width) != (image.height, image.width):
             image = self._transform.resize(image, height, width)

@@ -41,7 +41,8 @@ class PixelTransform:
         if unknown:
             raise ValueError(f"settings.json: unknown pixel steps {unknown}; known are {sorted(known)}")
         self._steps = [(known[name], arguments) for name, *arguments in settings["steps"]]
-        self._table = _lookup_table(settings).astype(self.dtype)
+        self._exact = _lookup_table(settings)
+        self._table = self._exact.astype(self.dtype)
 
     def __call__(self, image: Image.Image, out: NDArray[Any]) -> None:
         """Write the pixels of `image` (mode RGB) to `out`, of this transform's shape [3,H,W] and dtype.
@@ -60,6 +61,10 @@ class PixelTransform:
         for channel, table in enumerate(self._table):
             # every index is within the table; "clip" only spares numpy a bounds check and a buffer
             np.take(table, levels[..., channel], out=out[channel], mode="clip")
+
+    def normalised(self, levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The normalised values of 8-bit `levels` [H,W,3] before they are rounded to our dtype: float32 [3,H,W]."""
+        return np.stack([table[levels[..., channel]] for channel, table in enumerate(self._exact)])
 
     def _resize_shortest(self, image: Image.Image, edge: int) -> Image.Image:
         short, long = sorted(image.size)

@@ -10,11 +10,12 @@ from tensors import RequestError
 
 
 class Piece(TypedDict, total=False):
-    """Either ready ids, or a text, which may hold {text}, and whether the tokenizer adds its special tokens."""
+    """Either ready ids, or a text, which may hold {text} (stripped on request), with or without special tokens."""
 
     ids: list[int]
     text: str
     special_tokens: bool
+    strip: bool
 
 
 class PromptBuilder(Prompts):
@@ -39,5 +40,6 @@ class PromptBuilder(Prompts):
                 ids += piece["ids"]
             else:
                 start, place, end = piece["text"].partition("{text}")
-                ids += self.encode(start + (text if place else "") + end, piece["special_tokens"])
+                filled = (text.strip() if piece["strip"] else text) if place else ""
+                ids += self.encode(start + filled + end, piece["special_tokens"])
         return ids

@@ -24,6 +24,8 @@ class Prompt(TypedDict):
     template: str  # holds {text} once
     image_prefix: str  # put before the text, once per image, when the text has no mark of its own
     image_token_id: int | None  # the mark's id, or None when the prompt is split at the mark
+    # of tagged_prompt, with the template and prefix above
+    image_tag: str  # holds NUMBER
     # of sequence_prompt: what stands before and after the image
     before: list[Any]
     after: list[Any]

@@ -41,8 +41,9 @@ def load(checkpoint: str, dtype: torch.dtype) -> nn.Module:
             f"{checkpoint}/config.json: vision_feature_select_strategy {strategy!r} is not "
             f"one of {', '.join(SELECT_STRATEGIES)}"
         )
-    model = transformers.AutoModelForImageTextToText.from_pretrained(checkpoint, config=config, torch_dtype=dtype)
-    holder = model.model if hasattr(model.model, "vision_tower") else model
+    model_class = getattr(transformers, config.architectures[0])
+    model = model_class.from_pretrained(checkpoint, config=config, torch_dtype=dtype)
+    holder = model if hasattr(model, "vision_tower") else model.model  # up to transformers 4, and from 5 on
     return LlavaVision(
         holder.vision_tower,
         holder.multi_modal_projector,

@@ -13,7 +13,7 @@ def constants(checkpoint: str, dtype: torch.dtype) -> torch.Tensor:
     """Rows that no picture changes, [1, hidden] on the CPU in `dtype`: the row that ends each line of a picture."""
     config = transformers.AutoConfig.from_pretrained(checkpoint)
     config.text_config.num_hidden_layers = 0
-    model = transformers.AutoModelForImageTextToText.from_pretrained(checkpoint, config=config, torch_dtype=dtype)
-    holder = model.model if hasattr(model.model, "image_newline") else model
+    model = transformers.LlavaNextForConditionalGeneration.from_pretrained(checkpoint, config=config, torch_dtype=dtype)
+    holder = model if hasattr(model, "image_newline") else model.model
     newline: torch.Tensor = holder.image_newline.detach().to(dtype)
     return newline[None]

@@ -1,8 +1,8 @@
 """Pixels to rows of the prompt table, by the checkpoint's own vision tower in torch.
 
 On a GPU all images of all requests of a dynamic batch share one forward call. On a CPU, where batching gains little,
-each image has its own, so that a row's bits never depend on its company and equal those of transformers, which
-sees one image's tiles together: the setting `cpu_entries_per_call` is 1, or null where an image has several.
+each row of a request has its own, so that the bits never depend on its company: they are those of transformers, which
+sees all images of one prompt together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ class TritonPythonModel:
         self.device = torch_device.prepare(settings, args)
         self.dtype: torch.dtype = getattr(torch, settings["dtype"])
         self.on_gpu = self.device.type == "cuda"
-        self.entries_per_call: int | None = None if self.on_gpu else settings["cpu_entries_per_call"]
         module = importlib.import_module(settings["module"])
         self.tower = module.load(checkpoint, self.dtype).to(self.device).eval()
         constants = module.constants(checkpoint, self.dtype) if settings["constant_rows"] else None
@@ -48,6 +47,5 @@ class TritonPythonModel:
 
     def _encode(self, images: list[torch.Tensor]) -> torch.Tensor:
         """Entries of one shape, on any device -> rows [n, N, hidden], on the tower's device."""
-        pixels = torch.stack([image.to(self.device, self.dtype) for image in images])
-        rows = [self.tower(call) for call in pixels.split(self.entries_per_call or len(pixels))]
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
+        rows: torch.Tensor = self.tower(torch.stack([image.to(self.device, self.dtype) for image in images]))
+        return rows

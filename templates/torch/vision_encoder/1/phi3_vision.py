@@ -14,7 +14,7 @@ from torch import nn
 VISION = "model.vision_embed_tokens."
 TOWER = "img_processor.vision_model."
 HEAD_WIDTH = 64  # of CLIP's attention; the checkpoint does not tell the number of heads
-SERVED = {
+SERVED: dict[str, dict[str, Any]] = {
     "embd_layer": {"hd_transform_order": "sub_glb", "projection_cls": "mlp", "use_hd_transform": True},
     "img_processor": {"name": "clip_vision_model", "type_feature": "patch"},
 }
