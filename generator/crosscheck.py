@@ -82,7 +82,7 @@ def _variant(spec: ModelSpec, variant: Variant, facts: Facts) -> Iterator[Findin
         return
     siblings = [v.name for v in spec.variants if v.hidden_size == checkpoint.hidden_size and not v.refused]
     what = f"the checkpoint's hidden size is {checkpoint.hidden_size}, {variant.name} has {variant.hidden_size}"
-    where = checkpoint.llm_folder / "config.json"
+    where = checkpoint.llm_config
     if siblings:
         yield error("other-variant", f"{what}; it is that of {siblings[0]}", where, f"use --model {siblings[0]}")
     else:

@@ -42,6 +42,7 @@ class Plan:
         names: Triton model name per role, "ensemble" and the front included.
         llm_dtype, vision_dtype: torch names ("float16", ...); the table crosses in the LLM's.
         vision_batch: images in one engine call at most, None = the engine's profile says it at load time.
+        dropped_ids: of stop words, which are no part of an answer's text.
         missing: what is not on disk yet, in words; a repository with missing parts cannot serve.
     """
 
@@ -64,6 +65,7 @@ class Plan:
     layout: dict[str, Any]
     tokens: Tokens
     tokenizer: TokenizerFacts | None
+    dropped_ids: tuple[int, ...]
     paths: Paths
     vision_batch: int | None
     tp: int
@@ -232,13 +234,14 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         hidden_size=hidden_size,
         rows_per_image=rows,
         llm_dtype=llm_dtype if llm_dtype in TRITON_TYPE else spec.dtype,
-        vision_dtype=vision.dtype if vision and vision.dtype in TRITON_TYPE else "float16",
+        vision_dtype=vision.dtype if vision and vision.dtype in TRITON_TYPE else spec.vision_dtype,
         pixels=(checkpoint and checkpoint.pixels) or variant.pixels,
         conversation=variant.conversation,
         prompt=prompting.prompt(spec, variant, facts, tokens),
         layout=layout,
         tokens=tokens,
         tokenizer=facts.tokenizer,
+        dropped_ids=prompting.dropped_ids(variant, facts),
         paths=Paths(
             checkpoint=map_path(facts.places.checkpoint, options.path_map),
             vision_engine=map_path(

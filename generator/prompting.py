@@ -21,6 +21,14 @@ def tokens(spec: ModelSpec, variant: Variant, facts: Facts) -> Tokens:
     return Tokens(tokenizer.bos, end, tokenizer.pad, image if spec.image_token else None)
 
 
+def dropped_ids(variant: Variant, facts: Facts) -> tuple[int, ...]:
+    """Ids of the stop words that are one token each: an answer may end with one, which is not part of its text."""
+    if facts.tokenizer is None:
+        return ()
+    found = (facts.tokenizer.find(word) for word in variant.conversation.stop_words)
+    return tuple(token for token in found if token is not None)
+
+
 def prompt(spec: ModelSpec, variant: Variant, facts: Facts, known: Tokens) -> dict[str, Any]:
     """Settings of the prompt module."""
     settings: dict[str, Any] = {

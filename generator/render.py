@@ -108,14 +108,16 @@ def _step_files(env: jinja2.Environment, root: Path, plan: Plan, role: str) -> F
     code = root / source / "1"
     if (code / "model.py").is_file():
         values = SETTINGS[source](plan)
-        chosen = [code / "model.py", *(code / f"{name}.py" for name in chosen_modules(values))]
-        for module in imported_modules(chosen, (code, root / "shared")):
+        folders = (code, root / "shared")
+        candidates = (folder / f"{name}.py" for name in chosen_modules(values) for folder in folders)
+        chosen = [code / "model.py", *(path for path in candidates if path.is_file())]
+        for module in imported_modules(chosen, folders):
             files[f"1/{module.name}"] = module.read_bytes()
         files["1/settings.json"] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
     else:
         files["1/.gitkeep"] = b""  # Triton wants a version folder; this model has no files in it
     if role in NEED_TOKENIZER and plan.tokenizer:
-        files[f"1/{settings.TOKENIZER}"] = plan.tokenizer.json.encode()
+        files[f"1/{plan.spec.tokenizer.file}"] = plan.tokenizer.content
     return files
 
 

@@ -8,8 +8,15 @@ from typing import Any
 from generator import interface
 from generator.plan import FRONT, ROLES, Plan
 
-TOKENIZER = "tokenizer.json"
 FRONT_THREADS = 64
+
+
+def _tokenizer(plan: Plan) -> dict[str, Any]:
+    return {
+        "module": plan.spec.tokenizer.module,
+        "file": plan.spec.tokenizer.file,
+        "dropped_ids": list(plan.dropped_ids),
+    }
 
 
 def preprocessing(plan: Plan) -> dict[str, Any]:
@@ -17,7 +24,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.variant.name,
         "tokenizer": {
-            "file": TOKENIZER,
+            **_tokenizer(plan),
             "bos_id": tokens.bos,
             "end_id": tokens.end,
             "pad_id": tokens.pad,
@@ -56,7 +63,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
 
 
 def postprocessing(plan: Plan) -> dict[str, Any]:
-    return {"model": plan.variant.name, "tokenizer": {"file": TOKENIZER}, "skip_special_tokens": True}
+    return {"model": plan.variant.name, "tokenizer": _tokenizer(plan), "skip_special_tokens": True}
 
 
 def front(plan: Plan) -> dict[str, Any]:
@@ -64,7 +71,7 @@ def front(plan: Plan) -> dict[str, Any]:
     passed = [t.name for t in parts[FRONT].outputs if t.name != "text_output"]
     return {
         "model": plan.variant.name,
-        "tokenizer": {"file": TOKENIZER},
+        "tokenizer": _tokenizer(plan),
         "skip_special_tokens": True,
         "steps": {role: plan.names[role] for role in ROLES},
         "preprocessing_inputs": [t.name for t in parts["preprocessing"].inputs],

@@ -132,6 +132,14 @@ class LayoutSpec:
 
 
 @dataclass(frozen=True)
+class TokenizerSpec:
+    """Which file serving tokenizes with, and the module of templates/shared/ that reads it."""
+
+    file: str = "tokenizer.json"
+    module: str = "tokenizers_text"
+
+
+@dataclass(frozen=True)
 class CheckpointSpec:
     """Where a checkpoint states its numbers.
 
@@ -140,12 +148,14 @@ class CheckpointSpec:
         hidden_size: key of the LLM's hidden size in it.
         rows: key of config.json that states the rows per image; "" = from the vision tower's patches.
         squash: the image processor's config states a short edge, but the model squashes images to that square.
+        archive: name of the NeMo archive that is the checkpoint; "" = a folder as Hugging Face writes it.
     """
 
     llm: str = "text_config"
     hidden_size: str = "hidden_size"
     rows: str = ""
     squash: bool = False
+    archive: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,7 @@ class ModelSpec:
         image_required: refuse requests without an image.
         max_images: largest number of images in one prompt, None = as many as the limits allow.
         default_images: images per request that default limits are sized for.
+        dtype: of the LLM. vision_dtype: of the vision engine's input, until there is an engine that says it.
     """
 
     name: str
@@ -207,6 +218,7 @@ class ModelSpec:
     prompt: PromptSpec = PromptSpec()
     layout: LayoutSpec = LayoutSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
+    tokenizer: TokenizerSpec = TokenizerSpec()
     end_text: str = ""
     constant_rows: int = 0
     constants: tuple[str, tuple[str, ...]] = ("", ())
@@ -216,6 +228,7 @@ class ModelSpec:
     default_images: int = 1
     default_release: str = "1.2.1"
     dtype: str = "float16"
+    vision_dtype: str = "float16"
     quantizations: Mapping[str, str] = field(default_factory=dict)
 
     def variant(self, name: str) -> Variant | None:

@@ -68,7 +68,7 @@ def _settings(code: Path) -> list[Finding]:
     findings: list[Finding] = []
     tokenizer = values.get("tokenizer")
     if isinstance(tokenizer, dict) and not (code / str(tokenizer.get("file"))).is_file():
-        what = "not servable yet: the step's tokenizer.json is missing"
+        what = f"not servable yet: the step's {tokenizer.get('file')} is missing"
         findings.append(warning("not-servable-yet", what, code, "generate again with --hf-model-dir"))
     for key in ("checkpoint", "engine"):
         if key in values and not Path(str(values[key])).exists():

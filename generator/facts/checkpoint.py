@@ -19,14 +19,14 @@ class CheckpointFacts:
     """What the checkpoint's config files say; None where they are silent.
 
     Attributes:
-        folder: the checkpoint; `llm_folder`: where LLM config and tokenizer lie (may be the same).
+        path: the checkpoint, a folder or a file; `llm_config`: the file that states the LLM's numbers.
         pixels: from preprocessor_config.json.
         rows_per_image: computed from the vision tower's numbers, or stated.
         layout: settings of the image layout that config.json states.
     """
 
-    folder: Path
-    llm_folder: Path
+    path: Path
+    llm_config: Path
     model_type: str
     vocab_size: int
     hidden_size: int
@@ -56,7 +56,7 @@ def _triple(value: Any, name: str, path: Path) -> tuple[float, float, float]:
     return float(value[0]), float(value[1]), float(value[2])
 
 
-def _pixels(
+def pixels(
     path: Path,
     known: PixelSpec,
     *,
@@ -113,7 +113,7 @@ def _stated(config: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
     return {name: config[key] for name, key in keys.items() if key in config}
 
 
-def _rows(vision: dict[str, Any], merge: bool) -> int | None:
+def patch_rows(vision: dict[str, Any], merge: bool) -> int | None:
     size, patch = vision.get("image_size"), vision.get("patch_size")
     if not isinstance(size, int) or not isinstance(patch, int) or patch <= 0:
         return None
@@ -170,15 +170,15 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
     if spec.layout.from_processor and preprocessor.is_file():
         processor = jsonfile.read(preprocessor, "preprocessor_config.json", DOWNLOAD)
     return CheckpointFacts(
-        folder=folder,
-        llm_folder=folder,
+        path=folder,
+        llm_config=path,
         model_type=str(config.get("model_type")),
         vocab_size=vocab,
         hidden_size=hidden,
         max_positions=jsonfile.number(text, "max_position_embeddings", path, "the checkpoint"),
         image_token_id=config.get("image_token_index", config.get("image_token_id")),
-        pixels=_pixels(preprocessor, variant.pixels, fixed=spec.layout.module == "fixed_rows", squash=where.squash),
-        rows_per_image=stated if where.rows else _rows(config.get("vision_config") or {}, merge=False),
+        pixels=pixels(preprocessor, variant.pixels, fixed=spec.layout.module == "fixed_rows", squash=where.squash),
+        rows_per_image=stated if where.rows else patch_rows(config.get("vision_config") or {}, merge=False),
         layout=_stated(config, spec.layout.from_config) | _stated(processor, spec.layout.from_processor),
         has_weights=_weights(folder),
     )
@@ -198,20 +198,20 @@ def _with_llm_folder(folder: Path, spec: ModelSpec, variant: Variant, config: di
     kind = str(projector.get("mm_projector_type") if isinstance(projector, dict) else config.get("mm_projector_type"))
     aspect = config.get("image_aspect_ratio")
     return CheckpointFacts(
-        folder=folder,
-        llm_folder=llm_folder,
+        path=folder,
+        llm_config=path,
         model_type=str(config.get("model_type")),
         vocab_size=vocab,
         hidden_size=hidden,
         max_positions=jsonfile.number(llm, "max_position_embeddings", path, "the checkpoint"),
         image_token_id=None,
-        pixels=_pixels(
+        pixels=pixels(
             tower_folder / "preprocessor_config.json",
             variant.pixels,
             squash_first=aspect == "resize",
             pad_square=aspect == "pad",
         ),
-        rows_per_image=_rows(tower, merge="downsample" in kind),
+        rows_per_image=patch_rows(tower, merge="downsample" in kind),
         layout={},
         has_weights=_weights(llm_folder),
     )

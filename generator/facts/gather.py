@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generator import contract
-from generator.facts import checkpoint, engines, tokenizer
+from generator.facts import checkpoint, engines, nemo, tokenizer
 from generator.facts.checkpoint import CheckpointFacts
 from generator.facts.engines import LlmEngineFacts, VisionEngineFacts
 from generator.facts.tokenizer import TokenizerFacts
@@ -50,7 +50,8 @@ def places(options: Options, spec: ModelSpec, variant: Variant, release: str) ->
     precision = {"float16": "fp16", "bfloat16": "bf16"}[spec.dtype]
     built = engines_root / precision / "1-gpu"
     together = one_engine_folder(release)
-    checkpoint_dir = options.hf_model_dir or Path("tmp/hf_models") / variant.name
+    archive = spec.checkpoint.archive
+    checkpoint_dir = options.hf_model_dir or (Path(archive) if archive else Path("tmp/hf_models") / variant.name)
     return Places(
         checkpoint=checkpoint_dir,
         tokenizer=options.tokenizer_dir or checkpoint_dir / spec.llm_folder,
@@ -75,7 +76,7 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
 
     def wanted(given: Path | None, default: Path, option: str) -> Path | None:
         folder = root / (given or default)
-        if folder.is_dir():
+        if folder.is_dir() or (spec.checkpoint.archive and folder.is_file()):
             return folder.resolve()
         if given is not None:
             what = f"{option} is no directory: {str(given)!r}"
@@ -93,8 +94,12 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
     found_llm: LlmEngineFacts | None = None
     try:
         if checkpoint_dir:
-            found_checkpoint = checkpoint.read(checkpoint_dir, spec, variant)
+            read = nemo.read if spec.checkpoint.archive else checkpoint.read
+            found_checkpoint = read(checkpoint_dir, spec, variant)
+            checkpoint_dir = found_checkpoint.path
     except Refused as refused:
+        if refused.exit_code != 1:
+            raise
         findings.extend(refused.findings)
     try:
         if vision_dir:
@@ -108,8 +113,11 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
         findings.extend(refused.findings)
     if tokenizer_dir and (options.tokenizer_dir or found_checkpoint):
         try:
-            found_tokenizer, more = tokenizer.read(tokenizer_dir, options.tokenizer, spec.image_mark)
-            findings.extend(more)
+            if spec.checkpoint.archive:
+                found_tokenizer = nemo.tokenizer(tokenizer_dir, spec)
+            else:
+                found_tokenizer, more = tokenizer.read(tokenizer_dir, options.tokenizer, spec.image_mark)
+                findings.extend(more)
         except Refused as refused:
             if refused.exit_code != 1:
                 raise

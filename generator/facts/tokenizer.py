@@ -54,9 +54,9 @@ PROBES = (
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """A tokenizer ready to be written: `json` is the whole tokenizer.json."""
+    """A tokenizer ready to be written: `content` is its whole file, here a tokenizer.json."""
 
-    json: str
+    content: bytes
     bos: int | None
     end: int
     pad: int
@@ -65,7 +65,7 @@ class TokenizerFacts:
     source: str
 
     def digest(self) -> str:
-        return hashlib.sha256(self.json.encode()).hexdigest()
+        return hashlib.sha256(self.content).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text without the tokens that the tokenizer puts around it."""
@@ -78,17 +78,22 @@ class TokenizerFacts:
         Raises:
             Refused: the tokenizer has no such token.
         """
-        found = self._loaded().token_to_id(token)
+        found = self.find(token)
         if found is None:
             what = f"the tokenizer has no token {token!r}, which this model's prompts need"
             remedy = "give the tokenizer of this checkpoint with --tokenizer-dir"
             raise Refused(error("tokenizer-token", what, self.source, remedy))
-        return int(found)
+        return found
+
+    def find(self, token: str) -> int | None:
+        """The id of one token by its name, None when there is no such token."""
+        found: int | None = self._loaded().token_to_id(token)
+        return found
 
     def _loaded(self) -> Any:
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_str(self.json)
+        return Tokenizer.from_str(self.content.decode())
 
 
 def read(folder: Path, how: Literal["hf", "checkpoint"], image_mark: str) -> tuple[TokenizerFacts, list[Finding]]:
@@ -115,7 +120,7 @@ def read(folder: Path, how: Literal["hf", "checkpoint"], image_mark: str) -> tup
         state = _convert(folder)
         _save_cache(cached, state)
     facts = TokenizerFacts(
-        json=state["json"],
+        content=state["json"].encode(),
         bos=state["bos"],
         end=state["end"],
         pad=state["pad"],
@@ -249,7 +254,7 @@ def _from_file(folder: Path, image_mark: str) -> TokenizerFacts:
     if pad is None:
         pad = special("unk_token")
     return TokenizerFacts(
-        json=path.read_text("utf-8"),
+        content=path.read_bytes(),
         bos=special("bos_token"),
         end=end,
         pad=end if pad is None else pad,

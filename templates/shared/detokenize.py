@@ -6,30 +6,24 @@ token costs more and more. Here a short window of the latest tokens is decoded, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer
+from text_tokenizer import TextTokenizer
 
 # An unfinished UTF-8 character has at most 3 bytes, so it lies within the last 4 tokens.
 KEPT_TOKENS = 4
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Detokenizer:
     """What all streams of one tokenizer share; safe to use from several threads."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TextTokenizer) -> None:
         self.tokenizer = tokenizer
-        added = tokenizer.get_added_tokens_decoder().values()
-        self.special = frozenset(token.content for token in added if token.special)
-        decoder = tokenizer.decoder
-        self.byte_fallback = decoder is not None and decoder.decode(["<0x41>"]) == "A"
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids` without special tokens; ids outside the vocabulary have no text."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return self.tokenizer.decode(ids)
 
     def stream(self) -> TextStream:
         """A new stream, for one answer."""
@@ -52,10 +46,9 @@ class TextStream:
     def push(self, ids: Iterable[int]) -> str:
         """The text that is certain now and was not before; empty while a character is unfinished."""
         for id in ids:
-            token = self._shared.tokenizer.id_to_token(id)
-            if token is not None and token not in self._shared.special:
+            if self._shared.tokenizer.has_text(id):
                 self._window.append(id)
-                self._in_byte_run = self._shared.byte_fallback and BYTE_TOKEN.fullmatch(token) is not None
+                self._in_byte_run = self._shared.tokenizer.is_byte(id)
         if self._in_byte_run:  # one invalid byte later on turns the text of the whole run into replacement characters
             return ""
         piece = self._piece(final=False)

@@ -76,7 +76,9 @@ def settings(*, image_token: bool = True, **changes: Any) -> Any:
     base: dict[str, Any] = {
         "model": "tiny-llava",
         "tokenizer": {
+            "module": "tokenizers_text",
             "file": "tokenizer.json",
+            "dropped_ids": [],
             "bos_id": 1,
             "end_id": 2,
             "pad_id": tokenizer().token_to_id("<pad>"),

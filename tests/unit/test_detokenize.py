@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 sys.path.insert(0, str(Path(__file__).parents[2] / "templates" / "shared"))
 
 from detokenize import KEPT_TOKENS, Detokenizer
+from tokenizers_text import TokenizersText
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog.  Two spaces,   three; a tab\tand\na line.",
@@ -138,7 +139,7 @@ BUILT = {family.__name__: family() for family in FAMILIES}
 
 
 def streamed(tokenizer: Tokenizer, chunks: list[list[int]]) -> list[str]:
-    stream = Detokenizer(tokenizer).stream()
+    stream = Detokenizer(TokenizersText(tokenizer)).stream()
     return [stream.push(chunk) for chunk in chunks] + [stream.finish()]
 
 
@@ -221,7 +222,7 @@ def test_text_comes_without_delay(family: str) -> None:
     """Of plain text, nothing is held back: after each token the pieces so far are the text so far."""
     tokenizer = BUILT[family]
     ids = tokenizer.encode("the other nose is here and there").ids
-    stream, text = Detokenizer(tokenizer).stream(), ""
+    stream, text = Detokenizer(TokenizersText(tokenizer)).stream(), ""
     for count, id in enumerate(ids, 1):
         text += stream.push([id])
         assert text == tokenizer.decode(ids[:count], skip_special_tokens=True)
@@ -257,7 +258,7 @@ def test_cost_per_push_does_not_grow(family: str, kind: str) -> None:
         ids = [byte_tokens(family)[0xDF]] * 4000
     else:
         pytest.skip("this family has no tokens of single bytes")
-    shared = Counting(tokenizer)
+    shared = Counting(TokenizersText(tokenizer))
     stream = shared.stream()
     for id in ids:
         stream.push([id])

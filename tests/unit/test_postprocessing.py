@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 
 from tests.unit import serving
 
-SETTINGS = {"model": "tiny-llava", "tokenizer": {"file": "tokenizer.json"}, "skip_special_tokens": True}
+SETTINGS = {
+    "model": "tiny-llava",
+    "tokenizer": {"module": "tokenizers_text", "file": "tokenizer.json", "dropped_ids": []},
+    "skip_special_tokens": True,
+}
 TOKENIZER = serving.tokenizer()
 
 

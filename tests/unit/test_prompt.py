@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from marked_prompt import PromptBuilder
 from placement import Placed
 from tensors import RequestError
+from tokenizers_text import TokenizersText
 from word_lists import embedding_bias, spellings, stacked, word_list
 
 from tests.unit import serving
 from tests.unit.serving import ROWS, VOCAB_SIZE
 
-TOKENIZER = serving.tokenizer()
+LIBRARY = serving.tokenizer()
+TOKENIZER = TokenizersText(LIBRARY)
 MARK = "<image>"
 # no "<" and ">": neither marks nor special tokens come about by chance
 plain_text = st.text(st.characters(exclude_characters="<>", codec="utf-8"), max_size=25)
@@ -53,8 +55,8 @@ def test_one_bos_and_each_row_once_in_order(pieces: list[str], image_token: bool
 @given(st.lists(plain_text, min_size=1, max_size=4))
 def test_equals_the_tokenizer_of_the_whole_text(pieces: list[str]) -> None:
     """As Hugging Face's processors: the marks are repeated in the text, then the whole is tokenized."""
-    image_id = TOKENIZER.token_to_id(MARK)
-    whole = TOKENIZER.encode((MARK * ROWS).join(pieces)).ids
+    image_id = LIBRARY.token_to_id(MARK)
+    whole = LIBRARY.encode((MARK * ROWS).join(pieces)).ids
     ours = ids_of(BUILDERS[True], MARK.join(pieces), len(pieces) - 1, apply_chat_template=False)
     assert [image_id if token >= VOCAB_SIZE else token for token in ours.tolist()] == whole
 
@@ -66,7 +68,7 @@ def test_chunks_equal_vilas_own_function(pieces: list[str]) -> None:
     for number, piece in enumerate(pieces):
         if number:
             expected += fake(number - 1)
-        expected += TOKENIZER.encode(piece).ids[1:]
+        expected += LIBRARY.encode(piece).ids[1:]
     ours = ids_of(BUILDERS[False], MARK.join(pieces), len(pieces) - 1, apply_chat_template=False)
     assert ours.tolist() == expected
 
@@ -81,7 +83,7 @@ def test_template_and_prefix(image_token: bool) -> None:
 
 
 def test_braces_in_the_text_are_only_text() -> None:
-    whole = TOKENIZER.encode("USER: {text} {0} {{ ASSISTANT:").ids
+    whole = LIBRARY.encode("USER: {text} {0} {{ ASSISTANT:").ids
     assert ids_of(BUILDERS[True], "{text} {0} {{", 0).tolist() == whole
 
 
@@ -125,8 +127,9 @@ def test_text_cannot_reach_rows_of_the_table() -> None:
 
 def test_empty_prompt_is_refused() -> None:
     without_bos = builder(tokenizer={"bos_id": None})
-    without_bos._tokenizer = serving.tokenizer()
-    without_bos._tokenizer.post_processor = None
+    bare = serving.tokenizer()
+    bare.post_processor = None
+    without_bos._tokenizer = TokenizersText(bare)
     with pytest.raises(RequestError, match="the prompt is empty"):
         ids_of(without_bos, "", 0, apply_chat_template=False)
 
@@ -187,8 +190,8 @@ def test_word_list_holds_each_spelling_once(words: list[str]) -> None:
 @given(plain_text.filter(bool))
 def test_a_word_is_found_at_the_start_and_after_a_newline(word: str) -> None:
     found = spellings(TOKENIZER, word)
-    assert TOKENIZER.encode(word, add_special_tokens=False).ids in found
-    text = TOKENIZER.encode("USER:\n" + word, add_special_tokens=False).ids
+    assert LIBRARY.encode(word, add_special_tokens=False).ids in found
+    text = LIBRARY.encode("USER:\n" + word, add_special_tokens=False).ids
     assert any(text[-len(ids) :] == ids for ids in found)
 
 
@@ -208,7 +211,7 @@ def test_stacked_rows_keep_their_words() -> None:
 def test_embedding_bias() -> None:
     bias = embedding_bias(TOKENIZER, ["city", "</s>", "", "city"], [1.5, -2.0, 9.0, 0.25], VOCAB_SIZE)
     expected = np.zeros(VOCAB_SIZE, np.float32)
-    expected[sorted(set(TOKENIZER.encode("city", add_special_tokens=False).ids))] = 1.75
+    expected[sorted(set(LIBRARY.encode("city", add_special_tokens=False).ids))] = 1.75
     expected[2] = -2.0
     assert bias.dtype == np.float32 and (bias == expected).all()
     assert embedding_bias(TOKENIZER, [], [], VOCAB_SIZE).shape == (0,)

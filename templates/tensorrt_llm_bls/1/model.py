@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import text_tokenizer
 import triton_python_backend_utils as pb_utils
 from bls_calls import Tensors, call, call_decoupled, renamed, row_of
 from client_ticket import Ticket, Watch
 from detokenize import Detokenizer, TextStream
 from tensors import RequestError, failed
-from tokenizers import Tokenizer
 
 VISION_INPUTS = ("pixel_values", "num_images", "num_rows")
 VISION_OUTPUTS = ("prompt_embedding_table",)
@@ -39,7 +39,7 @@ class TritonPythonModel:
         self.preprocessing_outputs: list[str] = settings["preprocessing_outputs"]
         self.llm_inputs: dict[str, str] = settings["llm_inputs"]
         self.llm_outputs: list[str] = settings["llm_outputs"]
-        tokenizer = Tokenizer.from_file(str(here.with_name(settings["tokenizer"]["file"])))
+        tokenizer = text_tokenizer.load(here.parent, settings["tokenizer"], settings["model"])
         self.detokenizer = Detokenizer(tokenizer)
         self.max_threads: int = settings["max_threads"]
         self.free_threads = self.max_threads
