@@ -19,7 +19,7 @@ SCALES = {
     "word_embeddings": 1.0,
     "bias": 0.1,
     "layer_norm": 0.1,
-    "linear_qkv": 0.4,
+    "linear_qkv": 0.8,
     "self_attn": 0.45,
     "": 0.3,
 }

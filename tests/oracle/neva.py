@@ -151,7 +151,13 @@ def nemotron(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
         "lm_head.weight": weights["model.output_layer.weight"],
     }
     for number in range(config["num_layers"]):
-        state |= _layer(weights, f"model.decoder.layers.{number}.", f"model.layers.{number}.", groups, config["hidden_size"] // heads)
+        state |= _layer(
+            weights,
+            f"model.decoder.layers.{number}.",
+            f"model.layers.{number}.",
+            groups,
+            config["hidden_size"] // heads,
+        )
     model, report = NemotronForCausalLM.from_pretrained(
         None, config=hf_config, state_dict=state, dtype=torch.bfloat16, output_loading_info=True
     )
@@ -160,7 +166,9 @@ def nemotron(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
     return model.eval()
 
 
-def _layer(weights: dict[str, torch.Tensor], theirs: str, ours: str, groups: int, head_size: int) -> dict[str, torch.Tensor]:
+def _layer(
+    weights: dict[str, torch.Tensor], theirs: str, ours: str, groups: int, head_size: int
+) -> dict[str, torch.Tensor]:
     """A layer's weights. In the fused projection every group has its queries, then one key head, one value head."""
     fused = weights[f"{theirs}self_attention.linear_qkv.weight"]
     hidden = fused.shape[1]
