@@ -7,7 +7,7 @@ STEPS := preprocessing postprocessing tensorrt_llm_bls trtllm/vision_encoder tor
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 export TEST_CHECKPOINTS := $(CURDIR)/.checkpoints
 
-.PHONY: check test demo goldens lint types unit server wheel clean
+.PHONY: check test demo goldens lint types unit truth server wheel clean
 .DEFAULT_GOAL := check
 
 $(VENV)/installed: pyproject.toml
@@ -35,13 +35,19 @@ unit: $(VENV)/installed
 
 check: lint types unit
 
+# What the oracles are worth: distinct answers, and every mutation seen.
+truth: $(VENV)/installed
+	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/truth
+
+# Tests that measure times run alone; the others share the cores, one model's server at a time each.
 server: $(VENV)/installed
-	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q tests/server tests/parity
+	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q tests/server
+	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q -n 2 --dist loadgroup tests/parity
 
 wheel: $(VENV)/installed
 	$(ONE_THREAD) $(BIN)/pytest -q tests/package
 
-test: check server wheel
+test: check truth server wheel
 
 demo: $(VENV)/installed
 	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo

@@ -64,6 +64,7 @@ SPEC = ModelSpec(
     checkpoint=CheckpointSpec(llm=""),
     constant_rows=2,
     constants=("image_newlines.safetensors", ("sub_GN", "glb_GN")),
+    default_release="0.14.0",  # the last whose script builds this encoder
     max_images=None,
     default_images=1,
     torch=TorchSpec("phi3_vision", llm_module="phi3_vision_llm"),

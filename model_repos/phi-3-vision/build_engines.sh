@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds the engines of Phi-3-vision-128k-instruct with TensorRT-LLM 1.2.1, then generates this repository again.
-# Made by gen-repo. Run it in the TensorRT-LLM container of that release, in the folder examples/models/core/multimodal.
+# Builds the engines of Phi-3-vision-128k-instruct with TensorRT-LLM 0.14.0, then generates this repository again.
+# Made by gen-repo. Run it in the TensorRT-LLM container of that release, in the folder examples/multimodal.
 # Steps whose result exists are skipped, so it can be run again after a failure.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 checkpoint=tmp/hf_models/Phi-3-vision-128k-instruct
 converted=tmp/trt_models/Phi-3-vision-128k-instruct/fp16/1-gpu
-llm_engine=tmp/trt_engines/Phi-3-vision-128k-instruct/fp16/1-gpu/llm
-vision_engine=tmp/trt_engines/Phi-3-vision-128k-instruct/fp16/1-gpu/vision
+llm_engine=tmp/trt_engines/Phi-3-vision-128k-instruct/fp16/1-gpu
+vision_engine=tmp/trt_engines/Phi-3-vision-128k-instruct/vision_encoder
 
 # 1. Weights.
 if [[ ! -e $checkpoint/config.json ]]; then
@@ -36,7 +36,7 @@ fi
 
 # 3. Vision engine: images of all requests that run together go through it in one call.
 if [[ ! -e $vision_engine/config.json ]]; then
-  python build_multimodal_engine.py --model_type phi-3-vision \
+  python build_visual_engine.py --model_type phi-3-vision \
     --model_path "$checkpoint" \
     --output_dir "$vision_engine" \
     --max_batch_size 136

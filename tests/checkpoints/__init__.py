@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from tests import vocabularies
-from tests.checkpoints import blip2, fuyu, kosmos2, llava, phi3_vision, vila
+from tests.checkpoints import blip2, fuyu, kosmos2, llava, neva, phi3_vision, vila
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "blip2-opt": blip2.make_opt,
@@ -24,8 +24,10 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "kosmos-2": kosmos2.make,
     "llava": llava.make_1_5,
     "llava-next": llava.make_next,
+    "neva": neva.make,
     "phi-3-vision": phi3_vision.make,
     "phi-3-vision-4": partial(phi3_vision.make, num_crops=4),
+    "video-neva": neva.make_video,
     "vila": partial(vila.make, language_model=vila.vicuna, seed=70),
     "vila-llama_3": partial(vila.make, language_model=vila.llama_3, seed=80),
     "vila-hermes-2": partial(vila.make, language_model=vila.hermes_2, seed=30),

@@ -19,7 +19,7 @@ SCALES = {
     "word_embeddings": 1.0,
     "bias": 0.1,
     "layer_norm": 0.1,
-    "linear_qkv": 0.4,
+    "linear_qkv": 0.8,
     "self_attn": 0.45,
     "": 0.3,
 }
@@ -60,7 +60,7 @@ def make_video(folder: Path, num_frames: int = 4) -> None:
     tower = "clip-vit-large-patch14"
     _clip(folder / tower, seed=95)
     config = _language_model_config() | {"num_query_groups": 4}
-    _archive(folder / "nemotron.nemo", config, _language_model(config, seed=96))
+    _archive(folder / "nemotron.nemo", config, _language_model(config, seed=100))
     config |= _multimodal_config(f"openai/{tower}", "linear", class_token_length=1)
     config["data"] = {"conv_template": "nv_steerlm", "media_type": "video", "num_frames": num_frames}
     shapes = {f"{PROJECTOR}.weight": (HIDDEN, VISION_HIDDEN), f"{PROJECTOR}.bias": (HIDDEN,)}

@@ -58,8 +58,7 @@ class VideoNevaOracle(NevaOracle):
 
     def rows(self, pixels: BFloat16) -> BFloat16:
         """[n, num_frames, 3, S, S] to [n, num_frames * patches, h], row = frame * patches + patch."""
-        clips = [np.concatenate([NevaOracle.rows(self, frame[None]) for frame in clip], axis=1) for clip in pixels]
-        return np.concatenate(clips)
+        return np.stack([np.concatenate(super(VideoNevaOracle, self).rows(clip)) for clip in pixels])
 
     def project(self, patches: torch.Tensor) -> torch.Tensor:
         return functional.linear(patches, self.projector["weight"], self.projector["bias"])

@@ -126,6 +126,15 @@ class Served:
             yield client
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of one server go to one worker, so that each server starts once."""
+    for item in items:
+        called = getattr(item, "callspec", None)
+        for kind in ("served", "streaming"):
+            if called and kind in called.params:
+                item.add_marker(pytest.mark.xdist_group(f"{kind} {called.params[kind]}"))
+
+
 @pytest.fixture(scope="session")
 def oracle_of() -> dict[str, Oracle]:
     return {}
@@ -140,7 +149,7 @@ def _serve(name: str, folder: Path, known: dict[str, Oracle], *, streaming: bool
         yield Served(subject, server.grpc, server.http, where, known[name], cases(subject))
 
 
-@pytest.fixture(scope="module", params=SUBJECTS)
+@pytest.fixture(scope="session", params=SUBJECTS)
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, oracle_of: dict[str, Oracle]
 ) -> Iterator[Served]:
@@ -148,7 +157,7 @@ def served(
     yield from _serve(request.param, tmp_path_factory.mktemp("plain") / request.param, oracle_of, streaming=False)
 
 
-@pytest.fixture(scope="module", params=STREAMED)
+@pytest.fixture(scope="session", params=STREAMED)
 def streaming(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, oracle_of: dict[str, Oracle]
 ) -> Iterator[Served]:

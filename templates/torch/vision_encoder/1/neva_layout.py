@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -120,10 +121,11 @@ def _projector_weights(archive: Path) -> dict[str, torch.Tensor]:
     """Two or four tensors out of a checkpoint of the whole model, which is mapped rather than read."""
     with tarfile.open(archive) as content, tempfile.TemporaryDirectory() as folder:
         member = _member(content, *WEIGHTS)
-        if member is None:
+        stream = content.extractfile(member) if member else None
+        if stream is None:
             raise ValueError(f"{archive} holds neither {' nor '.join(WEIGHTS)}: save the model again as one checkpoint")
-        member.name = "weights"
-        content.extract(member, folder, filter="data")
+        with Path(folder, "weights").open("wb") as file:
+            shutil.copyfileobj(stream, file, 1 << 24)
         # Transformer Engine leaves its extra states as io.BytesIO, which torch does not count as harmless on its own.
         with torch.serialization.safe_globals([io.BytesIO, bytes]):
             state = torch.load(Path(folder, "weights"), map_location="cpu", weights_only=True, mmap=True)
