@@ -37,7 +37,7 @@ def prompt(spec: ModelSpec, variant: Variant, facts: Facts, known: Tokens) -> di
         "image_required": spec.image_required,
         "stop_words": list(variant.conversation.stop_words),
     }
-    if spec.prompt.module == "sequence_prompt":
+    if spec.prompt.before or spec.prompt.after:
         return settings | {
             "before": _pieces(spec.prompt.before, facts),
             "after": _pieces(spec.prompt.after, facts),

@@ -101,7 +101,8 @@ class PromptSpec:
     """What stands around the images; `module` is the capability module of preprocessing that builds it.
 
     marked_prompt places images at marks of the text, in the variant's conversation template; tagged_prompt at numbered
-    tags as well (`image_tag`, which holds NUMBER). sequence_prompt has a fixed order: `before`, the image, `after`.
+    tags as well (`image_tag`, which holds NUMBER). sequence_prompt has a fixed order: `before`, the image, `after`;
+    chat_sequence_prompt too, unless the request leaves out the chat template.
     """
 
     module: str = "marked_prompt"

@@ -50,7 +50,7 @@ SPEC = ModelSpec(
     image_token=False,
     image_prefix="",
     prompt=PromptSpec(
-        "sequence_prompt",
+        "chat_sequence_prompt",
         before=(Piece(text="<extra_id_0>System\n\n<extra_id_1>User\n"),),
         after=(Piece(text="\n{text}\n<extra_id_1>Assistant\n"),),
     ),

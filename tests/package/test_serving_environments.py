@@ -1,8 +1,9 @@
-"""Pre- and postprocessing need numpy, Pillow and tokenizers, whatever numpy the container has; nothing else."""
+"""Pre- and postprocessing need numpy, Pillow and a tokenizer library, whatever numpy the container has; nothing else."""
 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 from tests.golden.repositories import ROOT
 
 PROJECT = ROOT.parent
-ALLOWED = {"numpy", "PIL", "tokenizers", "triton_python_backend_utils"}
+ALLOWED = {"numpy", "PIL", "triton_python_backend_utils"}
+LIBRARY = {"tokenizers_text": "tokenizers", "sentencepiece_text": "sentencepiece"}
 # Unit tests of the serving code that use no other package than these.
 DIRECT = ("test_prompt", "test_images", "test_fetch", "test_pixels", "test_preprocessing", "test_postprocessing")
 PACKAGES = ("numpy>=2", "pillow", "tokenizers", "pytest", "hypothesis")
@@ -26,12 +28,14 @@ def test_generated_steps_import_nothing_else(model: str, step: str) -> None:
     folder = ROOT / model / step / "1"
     local = {path.stem for path in folder.glob("*.py")}
     assert "model" in local
+    settings = json.loads((folder / "settings.json").read_text())
+    allowed = ALLOWED | {LIBRARY[settings["tokenizer"]["module"]]}
     for path in folder.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module]
-            foreign = {name.split(".")[0] for name in names} - ALLOWED - local - set(sys.stdlib_module_names)
+            foreign = {name.split(".")[0] for name in names} - allowed - local - set(sys.stdlib_module_names)
             assert not foreign, f"{path}: {foreign}"
 
 

@@ -31,6 +31,20 @@ def tensor(name: str, values: NDArray[Any]) -> InferInput:
     return made
 
 
+def floats(result: Any, name: str) -> NDArray[Any]:
+    """An output of floats; one of BF16 as float32, whatever the client makes of it."""
+    array: NDArray[Any] = result.as_numpy(name)
+    return array.astype(np.float32) if result.get_output(name).datatype == "BF16" else array
+
+
+def passed_on(result: Any, name: str) -> InferInput:
+    """An output as the next step's input, its type kept."""
+    values = result.as_numpy(name)
+    made = InferInput(name, list(values.shape), result.get_output(name).datatype)
+    made.set_data_from_numpy(values)
+    return made
+
+
 def strings(rows: Sequence[Sequence[bytes]]) -> NDArray[np.object_]:
     array = np.empty((len(rows), len(rows[0])), dtype=np.object_)
     for i, row in enumerate(rows):

@@ -22,6 +22,7 @@ from tests.oracle.blip2 import Blip2OptOracle
 from tests.oracle.fuyu import FuyuOracle
 from tests.oracle.kosmos2 import Kosmos2Oracle
 from tests.oracle.llava_next import LlavaNextOracle
+from tests.oracle.neva import NevaOracle
 from tests.oracle.phi3_vision import Phi3VisionOracle
 from tests.parity.client import Case
 from tests.server.harness import triton
@@ -36,7 +37,7 @@ class Subject:
     Attributes:
         images: images per prompt, text only (0) included.
         prompts: how many of the 30 prompts are asked for each number of images.
-        marks: whether the text may say where an image goes.
+        marks: whether the text may say where an image goes. raw_marks: whether it must, without the chat template.
         client_pixels: whether a client may send the engine's pixels.
     """
 
@@ -46,6 +47,7 @@ class Subject:
     images: tuple[int, ...]
     prompts: int = 30
     marks: bool = True
+    raw_marks: bool = False
     client_pixels: bool = True
 
 
@@ -56,6 +58,7 @@ SUBJECTS = {
     "llava-next": Subject("llava-next", "llava-next", LlavaNextOracle, (0, 1), 20, client_pixels=False),
     "fuyu": Subject("fuyu", "fuyu", FuyuOracle, (1,), 20, marks=False, client_pixels=False),
     "kosmos-2": Subject("kosmos-2", "kosmos-2", Kosmos2Oracle, (1,), 20, marks=False),
+    "neva": Subject("neva", "neva", NevaOracle, (1,), 20, marks=False, raw_marks=True),
     "phi-3-vision": Subject("phi-3-vision", "phi-3-vision-4", Phi3VisionOracle, (0, 1, 2), 20, client_pixels=False),
     "vila1.5-8b": Subject("vila1.5-8b", "vila-llama_3", partial(VilaOracle, conversation="llama_3"), (0, 1, 2), 8),
 }

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from placement import TOKEN, Placed
 from preprocessing_settings import Settings
 from tensors import RequestError
-from tokenizers import Tokenizer
+from text_tokenizer import TextTokenizer
 
 CHARACTERS_PER_TOKEN = 256  # more than tokenizers pack into one: a longer text is refused unread
 
@@ -32,7 +32,7 @@ class Prompt(NamedTuple):
 class Prompts(ABC):
     """Builds the prompts of one model. A subclass, in a module of its own, says what stands around the images."""
 
-    def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
+    def __init__(self, settings: Settings, tokenizer: TextTokenizer) -> None:
         self.settings = settings["prompt"]
         self.bos_id = settings["tokenizer"]["bos_id"]
         self._model = settings["model"]
@@ -51,8 +51,7 @@ class Prompts(ABC):
 
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         """Token ids of a text; `special_tokens` adds those that the tokenizer puts around every text."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
-        return ids
+        return self._tokenizer.encode(text, special_tokens)
 
     def build(self, text: str, images: Sequence[Placed], apply_chat_template: bool = True) -> Prompt:
         """The prompt: the text in the model's template, fake ids where images go.

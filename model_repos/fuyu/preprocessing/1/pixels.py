@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import bfloat16
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,7 +28,7 @@ class PixelTransform:
         Raises ValueError when the settings name an unknown step or dtype.
         """
         self.shape = tuple(settings["shape"])
-        self.dtype = np.dtype(settings["dtype"])
+        self.dtype = bfloat16.BITS if settings["dtype"] == "bfloat16" else np.dtype(settings["dtype"])
         self._resample = Image.Resampling(settings["resample"])
         self._max_pixels = max_pixels
         known: dict[str, Callable[..., Image.Image]] = {
@@ -42,7 +43,7 @@ class PixelTransform:
             raise ValueError(f"settings.json: unknown pixel steps {unknown}; known are {sorted(known)}")
         self._steps = [(known[name], arguments) for name, *arguments in settings["steps"]]
         self._exact = _lookup_table(settings)
-        self._table = self._exact.astype(self.dtype)
+        self._table = rounded(self._exact, self.dtype)
 
     def __call__(self, image: Image.Image, out: NDArray[Any]) -> None:
         """Write the pixels of `image` (mode RGB) to `out`, of this transform's shape [3,H,W] and dtype.
@@ -80,6 +81,11 @@ class PixelTransform:
     def resize(self, image: Image.Image, height: int, width: int) -> Image.Image:
         """`image` scaled to this size with the model's filter."""
         return image.resize((width, height), self._resample)
+
+
+def rounded(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Float `values` in the dtype that a transform has; bfloat16 as its bits."""
+    return bfloat16.rounded(values) if dtype == bfloat16.BITS else values.astype(dtype)
 
 
 def on_white(image: Image.Image) -> Image.Image:

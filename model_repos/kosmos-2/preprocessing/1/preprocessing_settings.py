@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+from text_tokenizer import FileSettings
 
-class Tokenizer(TypedDict):
-    file: str
+
+class Tokenizer(FileSettings):
     bos_id: int | None
     end_id: int
     pad_id: int
@@ -40,7 +41,7 @@ class Pixels(TypedDict):
     mean: list[float]
     std: list[float]
     shape: list[int]  # channels, height, width
-    dtype: str  # float16 or float32
+    dtype: str  # float16, bfloat16 or float32
 
 
 class Layout(TypedDict):

@@ -7,22 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from tensors import RequestError
-from tokenizers import Tokenizer
+from text_tokenizer import TextTokenizer
 
 SENTINELS = ("\n", ".", "a")
 
 
-def spellings(tokenizer: Tokenizer, word: str) -> list[list[int]]:
+def spellings(tokenizer: TextTokenizer, word: str) -> list[list[int]]:
     """The id sequences that `word` may have: on its own, and in running text right after another character.
 
     The backend compares ids, and many tokenizers spell a word differently at the start of a text.
     Raises RequestError when the word has no tokens.
     """
-    found = [tokenizer.encode(word, add_special_tokens=False).ids]
+    found = [tokenizer.encode(word, special_tokens=False)]
     for sentinel in SENTINELS:
-        prefix = tokenizer.encode(sentinel, add_special_tokens=False).ids
-        running = tokenizer.encode(sentinel + word, add_special_tokens=False).ids
-        if running[: len(prefix)] == prefix:  # else the sentinel has merged with the word
+        prefix = tokenizer.encode(sentinel, special_tokens=False)
+        running = tokenizer.encode(sentinel + word, special_tokens=False)
+        # else the sentinel has merged with the word, or is nothing to this tokenizer
+        if prefix and running[: len(prefix)] == prefix:
             found.append(running[len(prefix) :])
             break
     distinct = [list(ids) for ids in dict.fromkeys(map(tuple, found)) if ids]
@@ -31,7 +32,7 @@ def spellings(tokenizer: Tokenizer, word: str) -> list[list[int]]:
     return distinct
 
 
-def word_list(tokenizer: Tokenizer, words: Sequence[str]) -> NDArray[np.int32]:
+def word_list(tokenizer: TextTokenizer, words: Sequence[str]) -> NDArray[np.int32]:
     """`words` in the backend's layout, int32 [2,L]; [2,0] when there are none. An empty string is no word.
 
     Row 0 holds the ids of all spellings, padded with 0; row 1 the end of each spelling, padded with -1.
@@ -54,7 +55,7 @@ def stacked(lists: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
 
 
 def embedding_bias(
-    tokenizer: Tokenizer, words: Sequence[str], weights: Sequence[float], vocab_size: int
+    tokenizer: TextTokenizer, words: Sequence[str], weights: Sequence[float], vocab_size: int
 ) -> NDArray[np.float32]:
     """What to add to the logits, float32 [vocab_size]; [0] when there are no words.
 

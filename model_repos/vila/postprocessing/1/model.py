@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import text_tokenizer
 import triton_python_backend_utils as pb_utils
 from tensors import answer_each, optional
-from tokenizers import Tokenizer
 
 
 class TritonPythonModel:
@@ -21,13 +21,7 @@ class TritonPythonModel:
         """
         folder = Path(__file__).parent
         settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-        tokenizer_file = folder / settings["tokenizer"]["file"]
-        if not tokenizer_file.is_file():
-            raise pb_utils.TritonModelException(
-                f"{tokenizer_file.name} is missing beside the postprocessing code: run "
-                f"`gen-repo --model {settings['model']} --hf-model-dir DIR` again (DIR: the checkpoint)"
-            )
-        self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        self.tokenizer = text_tokenizer.load(folder, settings["tokenizer"], settings["model"])
         self.skip_special_tokens: bool = settings["skip_special_tokens"]
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -46,6 +40,4 @@ class TritonPythonModel:
 
     def text(self, ids: list[int]) -> str:
         """The text of `ids`; padding (negative) and ids that the tokenizer does not have are skipped."""
-        return self.tokenizer.decode(
-            [token for token in ids if token >= 0], skip_special_tokens=self.skip_special_tokens
-        )
+        return self.tokenizer.decode([token for token in ids if token >= 0], self.skip_special_tokens)

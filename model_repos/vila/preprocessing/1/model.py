@@ -6,16 +6,18 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import bfloat16
 import numpy as np
+import text_tokenizer
 import triton_python_backend_utils as pb_utils
 from images import PIXELS, ImageReader, Source, sources
 from numpy.typing import NDArray
 from PIL import Image
+from pixels import rounded
 from placement import ImageLayout, Placed
 from preprocessing_settings import load
 from prompt import Prompts
 from tensors import RequestError, answer_each, column, optional, strings
-from tokenizers import Tokenizer
 from word_lists import embedding_bias, stacked, word_list
 
 
@@ -29,15 +31,7 @@ class TritonPythonModel:
         """
         folder = Path(__file__).parent
         self.settings = load(folder / "settings.json")
-        tokenizer_file = folder / self.settings["tokenizer"]["file"]
-        if not tokenizer_file.is_file():
-            raise pb_utils.TritonModelException(
-                f"{tokenizer_file.name} is missing beside the preprocessing code: run "
-                f"`gen-repo --model {self.settings['model']} --hf-model-dir DIR` again (DIR: the checkpoint)"
-            )
-        self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+        self.tokenizer = text_tokenizer.load(folder, self.settings["tokenizer"], self.settings["model"])
         prompt_module = importlib.import_module(self.settings["prompt"]["module"])
         layout_module = importlib.import_module(self.settings["layout"]["module"])
         self.prompts: Prompts = prompt_module.PromptBuilder(self.settings, self.tokenizer)
@@ -69,7 +63,6 @@ class TritonPythonModel:
         end_ids = _given(column(request, "end_id", batch, -1), self.settings["tokenizer"]["end_id"])
         release = self.settings["release"]
         outputs = {
-            "pixel_values": pixel_values,
             "num_images": _column([sum(placed.shape[0] for _, placed in row) for row in images]),
             "num_rows": _column([self.prompts.table_rows([placed for _, placed in row]) for row in images]),
             "input_ids": _padded([prompt.ids for prompt in prompts], pad_ids, np.int32),
@@ -93,7 +86,9 @@ class TritonPythonModel:
                 for prompt, pixels, client_id in zip(prompts, pixels_of, client_ids, strict=True)
             ]
             outputs["prompt_table_extra_ids"] = _padded(extra, [0] * batch, np.uint64)
-        return [pb_utils.Tensor(name, array) for name, array in outputs.items()]
+        as_tensor = bfloat16.tensor if self.settings["pixels"]["dtype"] == "bfloat16" else pb_utils.Tensor
+        pixel_tensor = as_tensor("pixel_values", pixel_values)
+        return [pixel_tensor, *(pb_utils.Tensor(name, array) for name, array in outputs.items())]
 
     def _texts(self, request: pb_utils.InferenceRequest) -> list[str]:
         array = optional(request, "text_input")
@@ -141,7 +136,7 @@ class TritonPythonModel:
             for image, placed in row:
                 part = out[start : start + placed.shape[0]][tuple(slice(size) for size in placed.shape)]
                 if isinstance(image, np.ndarray):
-                    part[0] = image
+                    part[0] = rounded(image, self.layout.dtype)
                 else:
                     self.layout.draw(image, part)
                 parts[-1].append(part)
