@@ -16,7 +16,7 @@ AGAIN = "generate the repository again"
 # What the serving containers have; everything else must lie beside model.py.
 INSTALLED = {
     "numpy", "PIL", "tokenizers", "torch", "transformers", "tensorrt", "tensorrt_llm", "safetensors",
-    "triton_python_backend_utils", "simplejpeg", "av", "sentencepiece", "c_python_backend_utils", "accelerate",
+    "triton_python_backend_utils", "simplejpeg", "av", "sentencepiece", "yaml", "c_python_backend_utils", "accelerate",
 }  # fmt: skip
 
 

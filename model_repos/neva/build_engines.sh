@@ -11,14 +11,15 @@ llm_engine=tmp/trt_engines/neva/bf16/1-gpu/llm
 vision_engine=tmp/trt_engines/neva/bf16/1-gpu/vision
 
 # 1. Weights.
-if [[ ! -e $checkpoint/config.json ]]; then
-  git clone https://huggingface.co/ "$checkpoint"
+if [[ ! -e $checkpoint ]]; then
+  echo "$checkpoint is missing: put the NeMo checkpoint of NeVA there" >&2
+  exit 1
 fi
 
 # 2. LLM: checkpoint, then engine.
 if [[ ! -e $converted/config.json ]]; then
   python ../gpt/convert_checkpoint.py \
-    --model_dir "$checkpoint" \
+    --nemo_ckpt_path "$checkpoint" \
     --output_dir "$converted" \
     --dtype bfloat16 --nemo_rename_key model:model.language_model attention.linear_qkv.layer_norm_bias:input_layernorm.bias attention.linear_qkv.layer_norm_weight:input_layernorm.weight mlp.linear_fc1.layer_norm_bias:post_attention_layernorm.bias mlp.linear_fc1.layer_norm_weight:post_attention_layernorm.weight linear_qkv:query_key_value linear_fc1:dense_h_to_4h linear_fc2:dense_4h_to_h linear_proj:dense decoder:encoder
 fi

@@ -62,7 +62,7 @@ SUBJECTS = {
     "phi-3-vision": Subject("phi-3-vision", "phi-3-vision-4", Phi3VisionOracle, (0, 1, 2), 20, client_pixels=False),
     "vila1.5-8b": Subject("vila1.5-8b", "vila-llama_3", partial(VilaOracle, conversation="llama_3"), (0, 1, 2), 8),
 }
-STREAMED = ("llava", "vila")
+STREAMED = ("llava", "vila", "neva")
 
 
 def repository(subject: Subject, folder: Path, *, streaming: bool = False) -> Path:
