@@ -109,7 +109,10 @@ def torch_vision_encoder(plan: Plan) -> dict[str, Any]:
 def _constants(plan: Plan) -> dict[str, Any]:
     """The file of constant rows that the engine's build writes beside it; empty where the model has none."""
     name, rows = plan.spec.constants
-    return {"file": str(PurePosixPath(plan.paths.vision_engine).with_name(name)), "names": list(rows)} if rows else {}
+    if not rows:
+        return {}
+    file = PurePosixPath(plan.paths.vision_engine).with_name(name)
+    return {"module": "constants_file", "file": str(file), "names": list(rows)}
 
 
 def torch_tensorrt_llm(plan: Plan) -> dict[str, Any]:

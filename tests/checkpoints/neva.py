@@ -151,7 +151,7 @@ def _random(shapes: dict[str, tuple[int, ...]], seed: int) -> Weights:
 def _archive(file: Path, config: dict[str, Any], weights: Weights) -> None:
     """Write a .nemo file: an uncompressed tar. Layers of Transformer Engine leave an extra state beside the weights."""
     import torch
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     layers = {name.rpartition(".")[0] for name in weights if ".linear_" in name}
     extra = {f"{layer}._extra_state": BytesIO(b"" if "fc1" in layer else b"scales") for layer in sorted(layers)}

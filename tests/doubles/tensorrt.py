@@ -76,10 +76,12 @@ class IExecutionContext:
         return True
 
     def get_tensor_shape(self, name: str) -> Dims:
-        """Sizes are -1 until the input's shape is set."""
+        """Sizes are -1 until the input's shape is set; then the output's open axes are the input's, in order."""
         sizes = list(self._shapes.get(name, self._engine.get_tensor_shape(name)))
-        if self._shapes and sizes[0] == -1:
-            sizes[0] = next(iter(self._shapes.values()))[0]
+        for given, shape in self._shapes.items():
+            declared = self._engine.get_tensor_shape(given)
+            found = iter([size for size, stated in zip(shape, declared, strict=True) if stated == -1])
+            sizes = [next(found) if size == -1 else size for size in sizes]
         return Dims(sizes)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor  # type: ignore[import-untyped]
 from torch.nn import functional

@@ -20,6 +20,7 @@ import tensorrt as trt
 import torch
 import torch_device
 import triton_python_backend_utils as pb_utils
+from safetensors.torch import save_file
 from torch.utils import dlpack
 
 from tests.unit import serving
@@ -86,13 +87,14 @@ def engine_file(
     version: str = trt.__version__,
     static: bool = False,
     names: tuple[str, str] = ("input", "output"),
+    rows: Sequence[int] = (ROWS, HIDDEN),
     **more: dict[str, Any],
 ) -> Path:
     """An engine file of the stand-in; `more` are further tensors."""
     batch = most if static else -1
     tensors = {
         names[0]: {"mode": "INPUT", "dtype": dtypes[0], "shape": [batch, *shape]},
-        names[1]: {"mode": "OUTPUT", "dtype": dtypes[1], "shape": [batch, ROWS, HIDDEN]},
+        names[1]: {"mode": "OUTPUT", "dtype": dtypes[1], "shape": [batch, *rows]},
     }
     profile = [[count, *shape] for count in (most if static else least, most, most)]
     path = folder / "model.engine"
@@ -340,3 +342,57 @@ def test_a_missing_tensorrt_package_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert spec and spec.loader
     with pytest.raises(ImportError, match=r"package tensorrt cannot be imported.*trtllm-python-py3"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_rows_that_an_engine_gives_as_a_grid_are_read_line_by_line(tmp_path: Path) -> None:
+    pixels = photos(1, 2)
+    flat = step(tmp_path, engine_file(tmp_path))
+    [expected] = flat.execute([request(pixels, [2])])
+    grid = step(tmp_path, engine_file(tmp_path, rows=(1, ROWS, HIDDEN)))
+    [response] = grid.execute([request(pixels, [2])])
+    assert torch.equal(table(response), table(expected))
+
+
+def test_constant_rows_stand_before_those_of_the_images(tmp_path: Path) -> None:
+    rows = {"separator": torch.full((1, HIDDEN), 3.0).half(), "newline": torch.full((1, 1, HIDDEN), 5.0).half()}
+    save_file(rows, tmp_path / "rows.safetensors")
+    constants = {
+        "module": "constants_file",
+        "file": str(tmp_path / "rows.safetensors"),
+        "names": ["newline", "separator"],
+    }
+    model = step(tmp_path, engine_file(tmp_path), constant_rows=2, constants=constants)
+    pixels = photos(2, 1)
+    [response] = model.execute([request(pixels, [1, 0], [2 + ROWS, 0])])
+    found = table(response)
+    assert torch.equal(
+        found[0], torch.cat([torch.full((1, HIDDEN), 5.0), torch.full((1, HIDDEN), 3.0), rows_of(pixels[0])])
+    )
+    assert not found[1].any()
+    [refused] = model.execute([request(pixels, [1, 0], [ROWS, 0])])
+    with pytest.raises(serving.RequestFailed, match=f"num_rows is {ROWS}"):
+        table(refused)
+
+
+def test_missing_file_of_constant_rows_names_the_remedy(tmp_path: Path) -> None:
+    constants = {"module": "constants_file", "file": str(tmp_path / "none.safetensors"), "names": ["newline"]}
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors does not exist.*build_engines\.sh"):
+        step(tmp_path, engine_file(tmp_path), constant_rows=1, constants=constants)
+
+
+def test_images_of_several_sizes_go_through_calls_of_their_own(tmp_path: Path) -> None:
+    """Patches: one row each, as many as the image has; an engine whose third axis is open."""
+    file = engine_file(tmp_path, shape=(1, 12, HIDDEN), rows=(12, HIDDEN))
+    content = json.loads(file.read_text())
+    content["tensors"]["input"]["shape"] = [-1, 1, -1, HIDDEN]
+    content["profile"] = [[1, 1, 1, HIDDEN], [8, 1, 12, HIDDEN], [8, 1, 12, HIDDEN]]
+    content["tensors"]["output"]["shape"] = [-1, -1, HIDDEN]
+    file.write_text(json.dumps(content))
+    model = step(tmp_path, file, image_shape=[1, -1, HIDDEN], rows_per_image=None)
+    small, large = torch.rand(1, 1, 1, 3, HIDDEN), torch.rand(1, 1, 1, 12, HIDDEN)
+    responses = model.execute([request(small, [1], [3]), request(large, [1], [12])])
+    assert [tuple(table(response).shape) for response in responses] == [(1, 3, HIDDEN), (1, 12, HIDDEN)]
+    assert torch.equal(table(responses[1])[0], 2 * large[0, 0, 0].half())
+    [refused] = model.execute([request(torch.rand(1, 1, 1, 13, HIDDEN), [1], [13])])
+    with pytest.raises(serving.RequestFailed, match="exceeds the engine's"):
+        table(refused)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import transformers
-import yaml  # type: ignore[import-untyped]
+import yaml
 from torch import nn
 
 PREFIX = "model.embedding.word_embeddings.adapter_layer.mm_projector_adapter.mm_projector."

@@ -1,0 +1,23 @@
+"""Rows that all images share, from the file that the vision engine's build writes beside the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+
+def load(constants: dict[str, Any]) -> torch.Tensor:
+    """The rows [c, hidden] that the settings name, in that order, on the host.
+
+    Raises FileNotFoundError, with the remedy, when there is no such file, and KeyError for a name it does not have.
+    """
+    file = constants["file"]
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            f"{file} does not exist: build the vision engine again with build_engines.sh, which writes it"
+        )
+    stored = load_file(file)
+    return torch.stack([stored[name].reshape(-1) for name in constants["names"]])
