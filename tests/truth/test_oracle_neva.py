@@ -16,7 +16,7 @@ from torch.nn import functional
 from tests import checkpoints, photos
 from tests.checkpoints import neva
 from tests.oracle.neva import NevaOracle, read_archive
-from tests.unit import oracle_checks
+from tests.truth import oracle_checks
 
 MODULE = oracle_checks.vision_module("neva_layout")
 BOS = 1

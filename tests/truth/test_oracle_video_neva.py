@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tests import checkpoints, photos
 from tests.oracle.common import open_image
 from tests.oracle.video_neva import VideoNevaOracle, decode
-from tests.unit import oracle_checks
+from tests.truth import oracle_checks
 
 MODULE = oracle_checks.vision_module("neva_layout")
 BOS = 1

@@ -75,7 +75,8 @@ class Engine:
         starts = range(0, len(images), self.most)
         with torch.cuda.stream(self.stream):
             calls = [self._run(images[start : start + self.most]) for start in starts]
-            return calls[0] if len(calls) == 1 else torch.cat(calls)
+            rows = calls[0] if len(calls) == 1 else torch.cat(calls)
+            return rows.flatten(1, -2)  # some engines give their rows as a grid
 
     def _run(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """One engine call for at most `most` images. What pads a small call is left from earlier ones."""

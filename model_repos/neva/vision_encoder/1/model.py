@@ -6,6 +6,7 @@ to the language model on the GPU.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ import torch
 import torch_device
 import triton_python_backend_utils as pb_utils
 from engine import Engine
-from safetensors.torch import load_file
 from vision_rows import ImagesByRow, VisionRows, answer_together
 
 
@@ -28,7 +28,9 @@ class TritonPythonModel:
         """
         settings: dict[str, Any] = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
         device = torch_device.prepare({"device": "auto"}, args)
-        constants = constant_rows(settings["constants"]) if settings["constant_rows"] else None
+        constants = None
+        if settings["constant_rows"]:
+            constants = importlib.import_module(settings["constants"]["module"]).load(settings["constants"])
         self.layout = VisionRows.of(settings, settings["engine"], device, constants)
         self.engine = Engine(settings["engine"], self.layout.image_shape, device, settings["max_batch"])
         self._tables([[torch.zeros((self.engine.most, *self.layout.smallest()))]])
@@ -44,16 +46,3 @@ class TritonPythonModel:
                 return self.layout.tables(requests, self.engine)
         finally:  # the next step reads the tables outside this stream, and the pixels go back to the server
             self.engine.stream.synchronize()
-
-
-def constant_rows(constants: dict[str, Any]) -> torch.Tensor:
-    """The rows [c, hidden] of the file that the vision engine's build wrote beside it, in the order of the names.
-
-    Raises FileNotFoundError, with the remedy, when there is no such file.
-    """
-    if not Path(constants["file"]).is_file():
-        raise FileNotFoundError(
-            f"{constants['file']} does not exist: build the vision engine again with build_engines.sh, which writes it"
-        )
-    stored = load_file(constants["file"])
-    return torch.stack([stored[name].reshape(-1) for name in constants["names"]])
