@@ -97,16 +97,17 @@ def inputs(pixels: NDArray[np.float16], images: list[int], rows: list[int]) -> l
     return tensors
 
 
-def one_by_one(truth: Any, pixels: NDArray[np.float16]) -> NDArray[np.float16]:
-    """The oracle's rows [n * N, hidden] of each image run alone."""
-    return np.concatenate([truth.rows(image[None])[0] for image in pixels])
+def in_one_call(truth: Any, pixels: NDArray[np.float16]) -> NDArray[np.float16]:
+    """The oracle's rows [n * N, hidden] of the images of one prompt, which transformers runs together."""
+    rows: NDArray[np.float16] = truth.rows(pixels)
+    return rows.reshape(-1, rows.shape[-1])
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_rows_equal_the_oracles(client: Any, truths: dict[str, Any], name: str) -> None:
     truth = truths[name]
     pixels = _pixels(truth, 2, seed=1)
-    expected = one_by_one(truth, pixels)
+    expected = in_one_call(truth, pixels)
     result = client.infer(name, inputs(pixels[None], [2], [len(expected)]))
     np.testing.assert_array_equal(result.as_numpy("prompt_embedding_table"), expected[None])
     assert len(np.unique(expected, axis=0)) == len(expected)
@@ -121,8 +122,8 @@ def test_rows_of_a_batch_hold_their_own_images(client: Any, truths: dict[str, An
     per_image = len(truth.rows(pixels[:1])[0])
     result = client.infer("llava", inputs(batch, [1, 0, 2], [per_image, 0, 2 * per_image]))
     table = result.as_numpy("prompt_embedding_table")
-    np.testing.assert_array_equal(table[0, :per_image], one_by_one(truth, pixels[:1]))
-    np.testing.assert_array_equal(table[2], one_by_one(truth, pixels[1:]))
+    np.testing.assert_array_equal(table[0, :per_image], in_one_call(truth, pixels[:1]))
+    np.testing.assert_array_equal(table[2], in_one_call(truth, pixels[1:]))
     assert not table[1].any() and not table[0, per_image:].any()
 
 
@@ -152,7 +153,7 @@ def test_a_bad_request_does_not_harm_its_neighbours(client: Any, truths: dict[st
         client.async_infer("llava", request, lambda result, error, own=answers[-1]: own.put(error or result))
     good, wrong_rows, text, wrong_size = (own.get(timeout=30) for own in answers)
     assert _executions(client) == before + 1
-    np.testing.assert_array_equal(good.as_numpy("prompt_embedding_table")[0], one_by_one(truth, pixels))
+    np.testing.assert_array_equal(good.as_numpy("prompt_embedding_table")[0], in_one_call(truth, pixels))
     assert not text.as_numpy("prompt_embedding_table").any()
     with pytest.raises(InferenceServerException, match=f"num_rows is {per_image + 1}, but 1 image.* {per_image} rows"):
         raise wrong_rows
@@ -169,7 +170,7 @@ def test_bfloat16_tables_cross_by_dlpack(client: Any, truths: dict[str, Any]) ->
 
     truth = truths["llava"]
     pixels = _pixels(truth, 1, seed=4)
-    expected = torch.from_numpy(one_by_one(truth, pixels)).bfloat16()
+    expected = torch.from_numpy(in_one_call(truth, pixels)).bfloat16()
     result = client.infer("llava_bf16", inputs(pixels[None], [1], [len(expected)]))
     assert result.get_output("prompt_embedding_table").datatype == "BF16"
     raw = np.frombuffer(result.get_response().raw_output_contents[0], dtype=np.int16)
