@@ -10,7 +10,7 @@ import transformers
 
 from tests import checkpoints, photos
 from tests.oracle.blip2 import Blip2OptOracle
-from tests.unit import oracle_checks
+from tests.truth import oracle_checks
 
 QUERIES = 32
 

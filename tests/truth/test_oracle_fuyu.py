@@ -14,7 +14,7 @@ from PIL import Image
 from tests import checkpoints, photos
 from tests.oracle.common import open_image
 from tests.oracle.fuyu import FuyuOracle
-from tests.unit import oracle_checks
+from tests.truth import oracle_checks
 
 PATCH = 30
 MOST_HIGH, MOST_WIDE = 1080, 1920

@@ -13,7 +13,7 @@ from PIL import Image
 from tests import checkpoints, photos
 from tests.oracle.common import open_image
 from tests.oracle.kosmos2 import Kosmos2Oracle
-from tests.unit import oracle_checks
+from tests.truth import oracle_checks
 
 QUERIES = 64
 TAGGED = (

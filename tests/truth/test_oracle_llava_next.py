@@ -14,7 +14,7 @@ from PIL import Image
 from tests import checkpoints, photos
 from tests.oracle.common import open_image
 from tests.oracle.llava_next import LlavaNextOracle
-from tests.unit import oracle_checks
+from tests.truth import oracle_checks
 
 SIDE = 24
 PINPOINTS = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tests import checkpoints, photos
 from tests.oracle.common import open_image
 from tests.oracle.phi3_vision import SIDE, Phi3VisionOracle, arrange, hd_transform
-from tests.unit import oracle_checks
+from tests.truth import oracle_checks
 
 MODULE = oracle_checks.vision_module("phi3_vision")
 GRIDS = [(down, across) for down in range(1, 17) for across in range(1, 17) if down * across <= 16]
