@@ -39,6 +39,12 @@ def _vision(spec: ModelSpec, facts: Facts, rows: int) -> Iterator[Finding]:
     if vision.hidden_size and llm and vision.hidden_size != llm.hidden_size:
         what = f"the vision engine gives rows of {vision.hidden_size} values, the LLM engine takes {llm.hidden_size}"
         yield error("engine-hidden-size", what, where, "build both engines from the same checkpoint")
+    frames = (checkpoint.layout if checkpoint else spec.layout.settings).get("num_frames")
+    if vision.num_frames and frames and vision.num_frames != frames:
+        what = (
+            f"the vision engine takes {vision.num_frames} frames, the {'projector' if checkpoint else 'spec'} {frames}"
+        )
+        yield error("engine-frames", what, where, "give the archive that it was built from with --projector")
     if vision.rows and checkpoint and checkpoint.rows_per_image and vision.rows != checkpoint.rows_per_image:
         what = (
             f"the vision engine gives {vision.rows} rows per image, the checkpoint's tower {checkpoint.rows_per_image}"

@@ -18,6 +18,7 @@ class Options:
     visual_engine_dir: Path | None = None
     llm_engine_dir: Path | None = None
     tokenizer_dir: Path | None = None
+    projector: Path | None = None
     output: Path | None = None
     runtime: Runtime = "trtllm"
     release: str | None = None

@@ -30,6 +30,7 @@ class Paths:
     """Paths as the server will see them (after --path-map)."""
 
     checkpoint: str
+    projector: str  # empty where the vision side is part of the checkpoint
     vision_engine: str
     llm_engine: str
 
@@ -86,6 +87,12 @@ class Plan:
     def roles(self) -> tuple[str, ...]:
         """Roles of all models in the repository, the ensemble first."""
         return ("ensemble", *ROLES, FRONT) if self.streaming else ("ensemble", *ROLES)
+
+    @property
+    def entry_shape(self) -> tuple[int, ...]:
+        """Of one entry of the vision engine's input: an image or tile, or a clip of frames."""
+        frames = self.layout.get("num_frames")
+        return (frames, *self.pixels.shape) if frames else self.pixels.shape
 
     @property
     def cuda_pool_bytes(self) -> int:
@@ -244,6 +251,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         dropped_ids=prompting.dropped_ids(variant, facts),
         paths=Paths(
             checkpoint=map_path(facts.places.checkpoint, options.path_map),
+            projector=map_path(facts.places.projector, options.path_map) if facts.places.projector else "",
             vision_engine=map_path(
                 vision.file if vision else facts.places.vision_engine / "model.engine", options.path_map
             ),

@@ -41,6 +41,11 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "dtype": plan.vision_dtype,
         },
         "layout": plan.layout,
+        "media": {
+            "module": plan.spec.media.module,
+            "needed": plan.spec.media.needed,
+            "input": plan.spec.media.input,
+        },
         "rows_per_image": plan.rows_per_image,
         "constant_rows": plan.spec.constant_rows,
         "release": {
@@ -90,7 +95,7 @@ def _vision_numbers(plan: Plan) -> dict[str, Any]:
         "rows_per_image": None if -1 in plan.pixels.shape else plan.rows_per_image,  # open: one row per patch
         "constant_rows": plan.spec.constant_rows,
         "hidden_size": plan.hidden_size,
-        "image_shape": list(plan.pixels.shape),
+        "image_shape": list(plan.entry_shape),
     }
 
 
@@ -98,7 +103,7 @@ def torch_vision_encoder(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.variant.name,
         "module": plan.spec.torch.vision_module,
-        "checkpoint": plan.paths.checkpoint,
+        "checkpoint": plan.paths.projector or plan.paths.checkpoint,
         "dtype": plan.vision_dtype,
         "table_dtype": plan.llm_dtype,
         **_vision_numbers(plan),

@@ -112,6 +112,16 @@ class PromptSpec:
 
 
 @dataclass(frozen=True)
+class MediaSpec:
+    """What a prompt shows: the module of preprocessing that reads the inputs, and words for messages."""
+
+    module: str = "images"
+    needed: str = "an image"
+    input: str = "image_encoded_input"
+    noun: str = "image"
+
+
+@dataclass(frozen=True)
 class LayoutSpec:
     """How an image becomes entries of the engine's input and positions in the prompt.
 
@@ -150,6 +160,7 @@ class CheckpointSpec:
         rows: key of config.json that states the rows per image; "" = from the vision tower's patches.
         squash: the image processor's config states a short edge, but the model squashes images to that square.
         archive: name of the NeMo archive that is the checkpoint; "" = a folder as Hugging Face writes it.
+        projector: name of another archive that has the vision side; "" = it is in the checkpoint.
     """
 
     llm: str = "text_config"
@@ -157,6 +168,7 @@ class CheckpointSpec:
     rows: str = ""
     squash: bool = False
     archive: str = ""
+    projector: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,13 +188,17 @@ class TorchSpec:
 
 @dataclass(frozen=True)
 class BuildSpec:
-    """What the guide's build commands need besides computed numbers (TensorRT-LLM examples/multimodal)."""
+    """What the guide's build commands need besides computed numbers (TensorRT-LLM examples/multimodal).
+
+    `quantize`: the LLM is converted by the quantization example's script, which also exports it as it is.
+    """
 
     converter: str
     vision_arguments: str = ""
     convert_arguments: str = ""
     fused_mlp: bool = False
     vila_sources: bool = False
+    quantize: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,6 +234,7 @@ class ModelSpec:
     build: BuildSpec
     prompt: PromptSpec = PromptSpec()
     layout: LayoutSpec = LayoutSpec()
+    media: MediaSpec = MediaSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()
     end_text: str = ""
@@ -237,7 +254,7 @@ class ModelSpec:
 
     def summary(self) -> dict[str, Any]:
         """What `gen-repo list --json` says of this model."""
-        images = "any number of images" if self.max_images is None else f"{self.max_images} image(s)"
+        images = "any number of images" if self.max_images is None else f"{self.max_images} {self.media.noun}(s)"
         return {
             "model": self.name,
             "title": self.title,

@@ -87,6 +87,8 @@ def pixels(
     if not fixed:
         return values
     size, crop = config.get("size"), config.get("crop_size")
+    if isinstance(size, int) and crop is not None and config.get("do_center_crop", True):
+        size = {"shortest_edge": size}  # as older processors with a crop wrote it
     steps: list[tuple[str | int, ...]] = []
     if pad_square:
         steps.append(("pad_square", *(int(255 * channel) for channel in values.mean)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class VisionEngineFacts:
     max_batch_size: int | None
     rows: int | None
     hidden_size: int | None
+    num_frames: int | None
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,18 @@ def vision_engine(folder: Path) -> VisionEngineFacts:
         names = ", ".join(VISION_ENGINE_FILES)
         raise Refused(error("engine-missing", f"no engine file beside config.json; looked for {names}", folder, BUILD))
     shape = builder.get("output_shape")
-    rows, hidden = shape[-2:] if isinstance(shape, list) and len(shape) >= 2 else (None, None)
+    *batch_and_rows, hidden = shape if isinstance(shape, list) and len(shape) >= 2 else (None, None)
+    grid = batch_and_rows[1:] or batch_and_rows  # several axes where rows come frame by frame
+    rows = math.prod(grid) if all(isinstance(side, int) and side > 0 for side in grid) else None
     return VisionEngineFacts(
         folder=folder,
         file=file,
         model_type=builder.get("model_type"),
         dtype=str(builder.get("precision") or builder.get("dtype") or "float16"),
         max_batch_size=jsonfile.number(builder, "max_batch_size", path, "the vision engine"),
-        rows=rows if isinstance(rows, int) and rows > 0 else None,
+        rows=rows,
         hidden_size=hidden if isinstance(hidden, int) and hidden > 0 else None,
+        num_frames=jsonfile.number(builder, "num_frames", path, "the vision engine"),
     )
 
 

@@ -26,6 +26,7 @@ class Places:
     tokenizer: Path
     vision_engine: Path
     llm_engine: Path
+    projector: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def places(options: Options, spec: ModelSpec, variant: Variant, release: str) ->
         tokenizer=options.tokenizer_dir or checkpoint_dir / spec.llm_folder,
         vision_engine=options.visual_engine_dir or (built / "vision" if together else engines_root / "vision_encoder"),
         llm_engine=options.llm_engine_dir or (built / "llm" if together else built),
+        projector=options.projector or (Path(spec.checkpoint.projector) if spec.checkpoint.projector else None),
     )
 
 
@@ -86,6 +88,10 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
     checkpoint_dir = wanted(options.hf_model_dir, where.checkpoint, "--hf-model-dir")
     vision_dir = wanted(options.visual_engine_dir, where.vision_engine, "--visual-engine-dir")
     llm_dir = wanted(options.llm_engine_dir, where.llm_engine, "--llm-engine-dir")
+    projector = where.projector and wanted(options.projector, where.projector, "--projector")
+    if options.projector and not spec.checkpoint.projector:
+        what = f"the vision side of {spec.title} is part of its checkpoint"
+        findings.append(error("no-projector", what, "--projector", "leave it out"))
     tokenizer_dir = wanted(options.tokenizer_dir, where.tokenizer, "--tokenizer-dir")
 
     found_checkpoint: CheckpointFacts | None = None
@@ -94,8 +100,10 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
     found_llm: LlmEngineFacts | None = None
     try:
         if checkpoint_dir:
-            read = nemo.read if spec.checkpoint.archive else checkpoint.read
-            found_checkpoint = read(checkpoint_dir, spec, variant)
+            if spec.checkpoint.archive:
+                found_checkpoint = nemo.read(checkpoint_dir, spec, variant, projector)
+            else:
+                found_checkpoint = checkpoint.read(checkpoint_dir, spec, variant)
             checkpoint_dir = found_checkpoint.path
     except Refused as refused:
         if refused.exit_code != 1:
@@ -128,6 +136,7 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
             tokenizer=tokenizer_dir or where.tokenizer,
             vision_engine=found_vision.folder if found_vision else vision_dir or where.vision_engine,
             llm_engine=found_llm.folder if found_llm else llm_dir or where.llm_engine,
+            projector=projector or where.projector,
         ),
         checkpoint=found_checkpoint,
         tokenizer=found_tokenizer,

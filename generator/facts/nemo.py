@@ -43,8 +43,11 @@ def find(path: Path, name: str) -> Path:
     return found[0]
 
 
-def read(path: Path, spec: ModelSpec, variant: Variant) -> CheckpointFacts:
+def read(path: Path, spec: ModelSpec, variant: Variant, projector: Path | None = None) -> CheckpointFacts:
     """Reads an archive with a language model and a vision side.
+
+    Args:
+        projector: the archive with the vision side, where that is another one; None = not on disk, where it is.
 
     Raises:
         Refused: it cannot be read, is another kind of model, or was trained in a way that is not served; a tool that
@@ -52,9 +55,15 @@ def read(path: Path, spec: ModelSpec, variant: Variant) -> CheckpointFacts:
     """
     archive = find(path, spec.checkpoint.archive)
     config = _config(archive)
-    vision = _multimodal(archive, config)
-    encoder = vision.get("vision_encoder") or {}
-    tower = archive.parent / Path(str(encoder.get("from_pretrained"))).name
+    side, layout = archive, {}
+    encoder: dict[str, Any] = {}
+    if projector or not spec.checkpoint.projector:
+        side = projector or archive
+        vision_config = _config(side) if projector else config
+        encoder = _multimodal(side, vision_config).get("vision_encoder") or {}
+        layout = _frames(side, vision_config) if projector else {}
+    tower = side.parent / Path(str(encoder.get("from_pretrained"))).name
+    rows = _rows(tower, encoder)
     hidden = jsonfile.number(config, "hidden_size", archive, CONFIG)
     if hidden is None:
         raise Refused(error("config-incomplete", f"{CONFIG} states no hidden_size", archive, AGAIN))
@@ -67,9 +76,9 @@ def read(path: Path, spec: ModelSpec, variant: Variant) -> CheckpointFacts:
         max_positions=jsonfile.number(config, "max_position_embeddings", archive, CONFIG),
         image_token_id=None,
         pixels=checkpoint.pixels(tower / "preprocessor_config.json", variant.pixels),
-        rows_per_image=_rows(tower, encoder),
-        layout={},
-        has_weights=True,
+        rows_per_image=rows and rows * layout.get("num_frames", 1),
+        layout=layout,
+        has_weights=side.is_file() and (bool(projector) or not spec.checkpoint.projector),
     )
 
 
@@ -131,6 +140,15 @@ def _multimodal(archive: Path, config: dict[str, Any]) -> dict[str, Any]:
             error("unsupported-checkpoint", what, archive, "use a model trained with use_im_start_end: False")
         )
     return vision
+
+
+def _frames(archive: Path, config: dict[str, Any]) -> dict[str, int]:
+    """The number of frames of a clip."""
+    frames = (config.get("data") or {}).get("num_frames")
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
+        what = f"data.num_frames of {CONFIG} is {frames!r}; the engine takes a fixed number of frames"
+        raise Refused(error("config-invalid", what, archive, "give a projector trained with a number of frames"))
+    return {"num_frames": frames}
 
 
 def _tokenizer_model(archive: Path, config: dict[str, Any]) -> bytes:

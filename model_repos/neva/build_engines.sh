@@ -11,10 +11,12 @@ llm_engine=tmp/trt_engines/neva/bf16/1-gpu/llm
 vision_engine=tmp/trt_engines/neva/bf16/1-gpu/vision
 
 # 1. Weights.
-if [[ ! -e $checkpoint ]]; then
-  echo "$checkpoint is missing: put the NeMo checkpoint of NeVA there" >&2
-  exit 1
-fi
+for archive in "$checkpoint"; do
+  if [[ ! -e $archive ]]; then
+    echo "$archive is missing: put the NeMo checkpoint of NeVA there" >&2
+    exit 1
+  fi
+done
 
 # 2. LLM: checkpoint, then engine.
 if [[ ! -e $converted/config.json ]]; then

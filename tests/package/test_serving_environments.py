@@ -15,7 +15,8 @@ import pytest
 from tests.golden.repositories import ROOT
 
 PROJECT = ROOT.parent
-ALLOWED = {"numpy", "PIL", "triton_python_backend_utils"}
+# av is imported when a video file comes, and its absence is then told to the client
+ALLOWED = {"numpy", "PIL", "triton_python_backend_utils", "av"}
 LIBRARY = {"tokenizers_text": "tokenizers", "sentencepiece_text": "sentencepiece"}
 # Unit tests of the serving code that use no other package than these.
 DIRECT = ("test_prompt", "test_images", "test_fetch", "test_pixels", "test_preprocessing", "test_postprocessing")

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 TOKEN = 1 << 32
 
@@ -38,6 +37,7 @@ class ImageLayout(Protocol):
         """Where an image of this size stands; decided by the size alone."""
         ...
 
-    def draw(self, image: Image.Image, out: NDArray[Any]) -> None:
-        """Write the pixels of `image` (mode RGB) to `out`, which has the placed image's shape and our dtype."""
+    def draw(self, image: Any, out: NDArray[Any]) -> None:
+        """Write the pixels of `image` (mode RGB; for a model of videos, a clip) to `out`, which has the placed image's
+        shape and our dtype."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ import bfloat16
 import numpy as np
 import text_tokenizer
 import triton_python_backend_utils as pb_utils
-from images import PIXELS, ImageReader, Source, sources
+from media import Source
 from numpy.typing import NDArray
-from PIL import Image
 from pixels import rounded
 from placement import ImageLayout, Placed
 from preprocessing_settings import load
 from prompt import Prompts
 from tensors import RequestError, answer_each, column, optional, strings
 from word_lists import embedding_bias, stacked, word_list
+
+PIXELS = "image_input"  # made by the client, as the engine takes them
 
 
 class TritonPythonModel:
@@ -36,7 +38,9 @@ class TritonPythonModel:
         layout_module = importlib.import_module(self.settings["layout"]["module"])
         self.prompts: Prompts = prompt_module.PromptBuilder(self.settings, self.tokenizer)
         self.layout: ImageLayout = layout_module.ImageLayout(self.settings)
-        self.read_image = ImageReader(self.settings["limits"], self.settings["image_hosts"])
+        media = importlib.import_module(self.settings["media"]["module"])
+        self.sources: Callable[..., list[list[Source]]] = media.sources
+        self.read: Callable[[Source], Any] = media.reader(self.settings)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """One response per request; a bad request fails alone."""
@@ -49,7 +53,9 @@ class TritonPythonModel:
         """
         texts = self._texts(request)
         batch = len(texts)
-        images = [[self._picture(source) for source in row] for row in sources(request, self.settings["model"], batch)]
+        images = [
+            [self._picture(source) for source in row] for row in self.sources(request, self.settings["model"], batch)
+        ]
         use_template = column(request, "apply_chat_template", batch, True)
         prompts = [
             self.prompts.build(text, [placed for _, placed in row], flag)
@@ -106,10 +112,10 @@ class TritonPythonModel:
             raise RequestError(f"text_input has shape {list(array.shape)}: send one text per row, shape [B,1]")
         return strings(array, "text_input")
 
-    def _picture(self, source: Source) -> tuple[Image.Image | NDArray[Any], Placed]:
-        """The decoded image, or the pixels that the client made, and its place in the prompt."""
+    def _picture(self, source: Source) -> tuple[Any, Placed]:
+        """The decoded image or clip, or the pixels that the client made, and its place in the prompt."""
         if source.tensor != PIXELS:
-            image = self.read_image(source)
+            image = self.read(source)
             return image, self.layout.place(*image.size)
         if not self.layout.takes_pixels:
             raise RequestError(f"{source.label}: {self.settings['model']} makes its pixels itself, send image files")
@@ -121,9 +127,7 @@ class TritonPythonModel:
             )
         return source.value, placed
 
-    def _pixel_values(
-        self, images: list[list[tuple[Image.Image | NDArray[Any], Placed]]]
-    ) -> tuple[NDArray[Any], list[list[NDArray[Any]]]]:
+    def _pixel_values(self, images: list[list[tuple[Any, Placed]]]) -> tuple[NDArray[Any], list[list[NDArray[Any]]]]:
         """[B,n,...], the entries of each row's images, zeros where a row has fewer or an entry is smaller; and the
         part of it that each image has."""
         shapes = [placed.shape[1:] for row in images for _, placed in row] or [self.layout.entry]

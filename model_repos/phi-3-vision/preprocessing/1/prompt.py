@@ -36,6 +36,7 @@ class Prompts(ABC):
         self.settings = settings["prompt"]
         self.bos_id = settings["tokenizer"]["bos_id"]
         self._model = settings["model"]
+        self._media = settings["media"]
         self._limits = settings["limits"]
         self._constant_rows = settings["constant_rows"]
         self._vocab_size = settings["tokenizer"]["vocab_size"]
@@ -130,7 +131,9 @@ class Prompts(ABC):
 
     def _check_images(self, images: Sequence[Placed]) -> None:
         if not images and self.settings["image_required"]:
-            raise RequestError(f"{self._model} needs an image: send one, for example in image_encoded_input")
+            raise RequestError(
+                f"{self._model} needs {self._media['needed']}: send one, for example in {self._media['input']}"
+            )
         if len(images) > self._limits["max_images"]:
             raise RequestError(f"{len(images)} images, allowed are {self._limits['max_images']}: send fewer")
         rows, table = self.table_rows(images), self._limits["max_table_rows"]

@@ -10,28 +10,21 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from fetch import Fetcher
+from media import Source, carries_something
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from preprocessing_settings import Limits
+from preprocessing_settings import Limits, Settings
 from tensors import RequestError, optional
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MEDIA_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp")
 ENCODED, URL, DECODED, PIXELS = "image_encoded_input", "image_url_input", "image_bytes_input", "image_input"
 REFUSED = ("video_bytes_input", "video_encoded_input", "image_sizes_input", "decoder_text_input")
-
-
-class Source(NamedTuple):
-    """One image as the client sent it: `value` is bytes, uint8 [H,W,C] or [C,H,W], or float [C,H,W]."""
-
-    tensor: str
-    label: str
-    value: Any
 
 
 def sources(request: pb_utils.InferenceRequest, model: str, batch: int) -> list[list[Source]]:
@@ -41,10 +34,10 @@ def sources(request: pb_utils.InferenceRequest, model: str, batch: int) -> list[
     or when an input has a wrong number of axes.
     """
     for name in REFUSED:
-        if _carries_something(optional(request, name)):
+        if carries_something(optional(request, name)):
             raise RequestError(f"{name} does not apply to {model}: leave it out")
     arrays = {name: optional(request, name) for name in (ENCODED, URL, DECODED, PIXELS)}
-    given = {name: array for name, array in arrays.items() if array is not None and _carries_something(array)}
+    given = {name: array for name, array in arrays.items() if array is not None and carries_something(array)}
     if not given:
         return [[] for _ in range(batch)]
     if len(given) > 1:
@@ -63,6 +56,10 @@ def sources(request: pb_utils.InferenceRequest, model: str, batch: int) -> list[
         ]
         for row, entries in enumerate(array)
     ]
+
+
+def reader(settings: Settings) -> ImageReader:
+    return ImageReader(settings["limits"], settings["image_hosts"])
 
 
 class ImageReader:
@@ -152,10 +149,3 @@ class ImageReader:
         if height * width > self._max_pixels:
             raise RequestError(f"{width}x{height} pixels, allowed are {self._max_pixels}: send a smaller one")
         return Image.fromarray(np.ascontiguousarray(channels_last, dtype=np.uint8))
-
-
-def _carries_something(array: NDArray[Any] | None) -> bool:
-    """Whether an input holds any value; an empty string counts as none."""
-    if array is None or array.size == 0:
-        return False
-    return array.dtype != np.object_ or any(array.reshape(-1).tolist())

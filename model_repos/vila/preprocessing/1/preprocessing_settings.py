@@ -32,6 +32,12 @@ class Prompt(TypedDict):
     after: list[Any]
 
 
+class Media(TypedDict):
+    module: str  # images or videos: reads the inputs
+    needed: str  # for messages: what a request needs, and an input that takes it
+    input: str
+
+
 class Pixels(TypedDict):
     # in order: ["on_white"], ["resize_shortest", edge], ["resize", h, w], ["center_crop", h, w],
     # ["pad_square", r, g, b]
@@ -71,6 +77,7 @@ class Settings(TypedDict):
     prompt: Prompt
     pixels: Pixels
     layout: Layout
+    media: Media
     rows_per_image: int  # of one entry of pixel_values
     constant_rows: int  # rows that the vision step puts before those of the images
     release: Release

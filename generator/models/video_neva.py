@@ -1,0 +1,72 @@
+"""Video NeVA: CLIP-L/14 at 224 pixels over the frames of a clip, a linear projector, Nemotron-3.
+
+Sources: TensorRT-LLM `multimodal_builder.py` (build_video_neva_engine) for the engine, `multimodal_model_runner.py` for
+the SteerLM prompt; NeMo's video loader for frames: short clips repeat their last one, colours are RGB (NVIDIA's runner
+reverses them, as NeMo did in May 2024 only).
+"""
+
+from generator.models.llava import CLIP_MEAN, CLIP_STD
+from generator.spec import (
+    BuildSpec,
+    CheckpointSpec,
+    Conversation,
+    LayoutSpec,
+    MediaSpec,
+    ModelSpec,
+    Piece,
+    PixelSpec,
+    PromptSpec,
+    TokenizerSpec,
+    Tokens,
+    TorchSpec,
+    Variant,
+)
+
+FRAMES = 12
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions."
+)
+STEERING = "quality:4,toxicity:0,humor:0,creativity:0,helpfulness:4,correctness:4,coherence:4,complexity:4,verbosity:4"
+
+SPEC = ModelSpec(
+    name="video-neva",
+    title="Video NeVA",
+    variants=(
+        Variant(
+            name="nemotron-3",
+            source="",
+            hidden_size=4096,  # Nemotron-3-8B
+            vocab_size=256000,
+            max_positions=4352,  # what the guide builds for: 4096 trained positions and its answer
+            rows_per_image=FRAMES * 256,
+            pixels=PixelSpec(
+                steps=(("on_white",), ("resize_shortest", 224), ("center_crop", 224, 224)),
+                shape=(3, 224, 224),
+                mean=CLIP_MEAN,
+                std=CLIP_STD,
+            ),
+            conversation=Conversation("nv_steerlm", "{text}", stop_words=("<extra_id_1>", "<extra_id_7>")),
+            tokens=Tokens(bos=1, end=2, pad=2),
+        ),
+    ),
+    engine_model_types=("video-neva",),
+    checkpoint_model_types=("nemo",),
+    image_mark="<image>",
+    image_token=False,
+    image_prefix="",
+    prompt=PromptSpec(
+        "chat_sequence_prompt",
+        before=(Piece(text=f"<extra_id_0>System\n{SYSTEM}\n\n<extra_id_1>User"),),
+        after=(Piece(text=f"\n{{text}}\n<extra_id_1>Assistant\n<extra_id_2>{STEERING}\n"),),
+    ),
+    layout=LayoutSpec("video_frames", {"num_frames": FRAMES, "max_frames": 10_000, "reverse_channels": False}),
+    media=MediaSpec("videos", "a video", "video_encoded_input", "video"),
+    checkpoint=CheckpointSpec(archive="nemotron.nemo", projector="projector.nemo"),
+    tokenizer=TokenizerSpec("tokenizer.model", "sentencepiece_text"),
+    image_required=True,
+    dtype="bfloat16",
+    vision_dtype="bfloat16",
+    torch=TorchSpec("neva_layout", llm_module="nemo_llm"),
+    build=BuildSpec(converter="quantization", vision_arguments="--model_type video-neva", quantize=True),
+)

@@ -1,0 +1,98 @@
+"""Clips: which frames, what is refused, and what the archives and the engine say of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from media import Source
+from tensors import RequestError
+from videos import DECODED, ENCODED, VideoReader
+
+from generator.facts import engines as engine_facts
+from generator.facts import nemo
+from generator.findings import Refused
+from generator.generate import generate
+from generator.models import find
+from generator.options import Options
+from tests import engines
+from tests.checkpoints import cached
+from tests.unit import serving
+
+SPEC, VARIANT = find("video-neva")
+
+
+def reader(**changes: Any) -> VideoReader:
+    layout = {"module": "video_frames", "num_frames": 4, "max_frames": 20, "reverse_channels": False, **changes}
+    return VideoReader(serving.settings(layout=layout))
+
+
+def frames(count: int) -> Source:
+    """Frames of one colour each: red is the frame's number."""
+    array = np.zeros((count, 6, 8, 3), np.uint8)
+    array[..., 0] = np.arange(count)[:, None, None]
+    return Source(DECODED, "video 0", array)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, [0, 0, 0, 0]), (3, [0, 1, 2, 2]), (4, [0, 1, 2, 3]), (9, [0, 2, 5, 8]), (20, [0, 6, 12, 19])],
+)
+def test_frames_are_spread_and_the_last_is_repeated(count: int, expected: list[int]) -> None:
+    clip = reader()(frames(count))
+    assert [image.getpixel((3, 3)) for image in clip.frames] == [(number, 0, 0) for number in expected]
+    assert clip.size == (8, 6)
+
+
+def test_colours_can_be_reversed() -> None:
+    clip = reader(reverse_channels=True)(frames(9))
+    assert clip.frames[-1].getpixel((0, 0)) == (0, 0, 8)
+
+
+def test_limits() -> None:
+    with pytest.raises(RequestError, match="video 0: more than 20 frames"):
+        reader()(frames(21))
+    huge = np.broadcast_to(np.zeros(3, np.uint8), (1, 5000, 5000, 3))
+    with pytest.raises(RequestError, match="5000x5000"):
+        reader()(Source(DECODED, "video 0", huge))
+    with pytest.raises(RequestError, match="bytes, allowed are"):
+        reader()(Source(ENCODED, "video 0", b"x" * ((1 << 20) + 1)))
+
+
+def test_a_file_without_the_decoder_is_refused_naming_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(RequestError, match="pip install av"):
+        reader()(Source(ENCODED, "video 0", b"any"))
+
+
+def test_facts_come_from_both_archives() -> None:
+    folder = cached("video-neva")
+    facts = nemo.read(folder / "nemotron.nemo", SPEC, VARIANT, folder / "projector.nemo")
+    assert facts.layout == {"num_frames": 4}
+    assert facts.rows_per_image == 4 * 256
+    assert facts.pixels is not None and facts.pixels.shape == (3, 224, 224)
+    assert facts.pixels.steps == (("on_white",), ("resize_shortest", 224), ("center_crop", 224, 224))
+    assert not nemo.read(folder / "nemotron.nemo", SPEC, VARIANT, None).has_weights
+    with pytest.raises(Refused, match="mm_cfg"):
+        nemo.read(folder / "nemotron.nemo", SPEC, VARIANT, folder / "nemotron.nemo")
+
+
+def test_rows_of_an_engine_that_gives_them_frame_by_frame(tmp_path: Path) -> None:
+    folder = engines.vision(tmp_path, model_type="video-neva", num_frames=12, output_shape=[-1, 12, 256, 4096])
+    facts = engine_facts.vision_engine(folder)
+    assert (facts.rows, facts.hidden_size, facts.num_frames) == (3072, 4096, 12)
+
+
+def test_an_engine_for_another_number_of_frames_is_refused(tmp_path: Path) -> None:
+    folder = engines.vision(tmp_path / "engine", model_type="video-neva", num_frames=8)
+    outcome = generate(Options(model="video-neva", visual_engine_dir=folder, working_dir=tmp_path))
+    [finding] = [finding for finding in outcome.findings if finding.level == "error"]
+    assert finding.code == "engine-frames" and "8 frames" in finding.what and "12" in finding.what
+
+
+def test_a_projector_is_for_models_that_have_one_apart(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="part of its checkpoint"):
+        generate(Options(model="llava", projector=tmp_path / "p.nemo", working_dir=tmp_path))
