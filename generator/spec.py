@@ -247,10 +247,6 @@ class ModelSpec:
     default_release: str = "1.2.1"
     dtype: str = "float16"
     vision_dtype: str = "float16"
-    quantizations: Mapping[str, str] = field(default_factory=dict)
-
-    def variant(self, name: str) -> Variant | None:
-        return next((v for v in self.variants if v.name == name), None)
 
     def summary(self) -> dict[str, Any]:
         """What `gen-repo list --json` says of this model."""
