@@ -20,14 +20,14 @@ def explain(plan: Plan, facts: Facts) -> str:
         ("tokenizer", plan.tokenizer.source if plan.tokenizer else "absent", str(facts.places.tokenizer)),
         ("vocabulary", f"{plan.vocab_size}; first image id {plan.vocab_size}", numbers),
         ("hidden size", plan.hidden_size, numbers),
-        ("LLM dtype", plan.llm_dtype, numbers),
+        ("LLM dtype", plan.llm_dtype, "LLM engine" if engine else "spec"),
         ("vision dtype", plan.vision_dtype, "vision engine" if facts.vision_engine else "spec"),
-        ("rows per image", plan.rows_per_image, "vision engine, checkpoint or spec"),
+        ("rows per engine entry", plan.rows_per_image, "vision engine, checkpoint or spec"),
         ("max batch size", plan.limits.max_batch_size, limits),
         ("images per prompt", plan.limits.max_images, limits),
         (
             "table rows per request",
-            f"{plan.limits.max_images} x {plan.rows_per_image} = {per_request}",
+            _sum(plan),
             limits,
         ),
         (
@@ -53,3 +53,14 @@ def explain(plan: Plan, facts: Facts) -> str:
     ]
     width = max(len(name) for name, _, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {value}   [{source}]" for name, value, source in rows)
+
+
+def _sum(plan: Plan) -> str:
+    """How the table rows of one request add up; an engine's smaller table is said as it is."""
+    layout, total = plan.spec.layout, plan.limits.max_table_rows
+    entries = layout.largest(plan.layout)[0] if layout.largest else 1
+    shared = plan.spec.constant_rows
+    if shared + plan.limits.max_images * entries * plan.rows_per_image != total:
+        return f"{total} (the engine's table)"
+    terms = f"{plan.limits.max_images} x {entries} x {plan.rows_per_image}"
+    return f"{shared} + {terms} = {total}" if shared else f"{terms} = {total}"

@@ -57,7 +57,7 @@ def test_default_output_is_model_repos_below_the_working_directory(
 def test_explain_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", "vila", "--explain", "--output", str(tmp_path / "r")]) == 0
     text = capsys.readouterr().out
-    assert "8 x 784 = 6272" in text and "first image id 32000" in text
+    assert "4 x 1 x 196 = 784" in text and "8 x 784 = 6272" in text and "first image id 32000" in text
     assert not (tmp_path / "r").exists()
 
 
