@@ -7,6 +7,7 @@ in `MAKERS`.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from tests import vocabularies
-from tests.checkpoints import blip2, fuyu, kosmos2, llava, neva, phi3_vision, vila
+from tests.checkpoints import blip2, common, fuyu, kosmos2, llava, neva, phi3_vision, vila
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "blip2-opt": blip2.make_opt,
@@ -52,7 +53,7 @@ def cached(name: str) -> Path:
     time each write a private folder, and the first to rename it wins.
     """
     root = Path(os.environ.get("TEST_CHECKPOINTS") or Path(tempfile.gettempdir(), "tiny-checkpoints"))
-    target = root / f"{name}-{_sources_digest()}"
+    target = root / f"{name}-{_sources_digest(MAKERS[name])}"
     if target.is_dir():
         return target
     root.mkdir(parents=True, exist_ok=True)
@@ -69,13 +70,18 @@ def cached(name: str) -> Path:
     return target
 
 
-def _sources_digest() -> str:
+def _sources_digest(maker: Callable[[Path], None]) -> str:
+    """Of what the checkpoint's bytes depend on: its maker's module, what that imports from here, and the libraries."""
     import numpy
     import tokenizers
     import torch
     import transformers
 
-    modules = [*sorted(Path(__file__).parent.glob("*.py")), Path(vocabularies.__file__)]
-    sources = [module.read_bytes() for module in modules]
-    versions = json.dumps([module.__version__ for module in (numpy, tokenizers, torch, transformers)])
+    module = importlib.import_module(getattr(maker, "func", maker).__module__)
+    used = {getattr(value, "__module__", None) or getattr(value, "__name__", "") for value in vars(module).values()}
+    names = sorted({name for name in used if name.startswith("tests.")} | {module.__name__, common.__name__})
+    sources = [
+        Path(str(importlib.import_module(name).__file__)).read_bytes() for name in (*names, vocabularies.__name__)
+    ]
+    versions = json.dumps([library.__version__ for library in (numpy, tokenizers, torch, transformers)])
     return hashlib.sha256(b"".join(sources) + versions.encode()).hexdigest()[:12]
