@@ -74,6 +74,7 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
         help="trtllm: TensorRT engines; torch: the checkpoint with torch and transformers (default: trtllm)",
     )
     what.add_argument("--release", metavar="R", help="TensorRT-LLM release (default: the engine's, else the newest)")
+    what.add_argument("--route", metavar="R", help="how the LLM is run, where a model has several ways (see `list`)")
     what.add_argument("--max-batch-size", type=_positive, metavar="N", help="requests that run together")
     what.add_argument("--max-images", type=_positive, metavar="N", help="images per prompt")
     what.add_argument("--max-tokens", type=_positive, default=128, metavar="N", help="answer length unless asked (128)")
@@ -183,6 +184,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         output=arguments.output,
         runtime=arguments.runtime,
         release=arguments.release,
+        route=arguments.route,
         max_batch_size=arguments.max_batch_size,
         max_images=arguments.max_images,
         max_tokens=arguments.max_tokens,
@@ -225,7 +227,9 @@ def _list(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return EXIT_OK
     for row in rows:
-        print(f"{row['model']}: {row['title']}, {row['images']} per prompt, TensorRT-LLM {row['default_release']}")
+        routes = ", ".join(row["routes"])
+        release = row["default_release"]
+        print(f"{row['model']}: {row['title']}, {row['images']} per prompt, TensorRT-LLM {release}, {routes}")
         for variant in row["variants"]:
             note = ""
             if variant["refused"]:

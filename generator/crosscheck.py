@@ -8,19 +8,22 @@ from generator import contract
 from generator.facts.gather import Facts
 from generator.findings import Finding, error, warning
 from generator.options import Options
+from generator.routes import TABLE, Route
 from generator.spec import ModelSpec, Variant
 
 DTYPES = ("float16", "bfloat16", "float32")
 
 
-def check(options: Options, spec: ModelSpec, variant: Variant, facts: Facts, release: str, rows: int) -> list[Finding]:
+def check(
+    options: Options, spec: ModelSpec, variant: Variant, facts: Facts, release: str, rows: int, route: Route
+) -> list[Finding]:
     """All contradictions of one run, in the order of the pipeline."""
     return [
         *_vision(spec, facts, rows),
-        *_llm(facts),
+        *_llm(spec, facts, route),
         *_variant(spec, variant, facts),
         *_tokenizer(spec, facts),
-        *_options(options, spec, variant, facts, release),
+        *_options(options, variant, facts, release, route),
     ]
 
 
@@ -52,7 +55,7 @@ def _vision(spec: ModelSpec, facts: Facts, rows: int) -> Iterator[Finding]:
         yield error("engine-rows", what, where, "build the vision engine from this checkpoint")
 
 
-def _llm(facts: Facts) -> Iterator[Finding]:
+def _llm(spec: ModelSpec, facts: Facts, route: Route) -> Iterator[Finding]:
     llm, checkpoint = facts.llm_engine, facts.checkpoint
     if llm is None:
         return
@@ -60,12 +63,13 @@ def _llm(facts: Facts) -> Iterator[Finding]:
     if llm.dtype not in DTYPES:
         what = f"the LLM engine's dtype is {llm.dtype!r}; a prompt table can be {', '.join(DTYPES)}"
         yield error("engine-dtype", what, where, "build it with --dtype float16 or bfloat16")
-    if llm.max_table_rows == 0:
+    if spec.carries == TABLE and llm.max_table_rows == 0:
         what = "the LLM engine was built without a prompt table (max_prompt_embedding_table_size is 0)"
         yield error("no-prompt-table", what, where, "build it with --max_multimodal_len, see build_engines.sh")
-    if not llm.paged_kv_cache:
+    if route.paged_kv_cache and not llm.paged_kv_cache:
         what = "the LLM engine has no paged KV cache, which in-flight batching needs"
-        yield error("no-paged-kv-cache", what, where, "build it with --paged_kv_cache enable")
+        others = "" if spec.routes[0] == route.name else f", or use --route {spec.routes[0]}"
+        yield error("no-paged-kv-cache", what, where, f"build it with --paged_kv_cache enable{others}")
     if checkpoint is None:
         return
     if llm.hidden_size != checkpoint.hidden_size:
@@ -114,12 +118,15 @@ def _tokenizer(spec: ModelSpec, facts: Facts) -> Iterator[Finding]:
         yield error("no-image-token", what, where, "give the tokenizer of this checkpoint with --tokenizer-dir")
 
 
-def _options(options: Options, spec: ModelSpec, variant: Variant, facts: Facts, release: str) -> Iterator[Finding]:
+def _options(options: Options, variant: Variant, facts: Facts, release: str, route: Route) -> Iterator[Finding]:
     llm = facts.llm_engine
     if options.runtime == "torch" and variant.no_torch:
         what = f"--runtime torch cannot run {variant.name}: {variant.no_torch}"
         yield error("no-torch", what, "--runtime", "use --runtime trtllm")
-    if options.kv_cache_reuse and "prompt_table_extra_ids" not in contract.contract(release).inputs:
+    if options.kv_cache_reuse and not route.reuses_kv_cache:
+        what = f"KV cache reuse tells images apart only on the route prompt_table, {variant.name} takes {route.name}"
+        yield error("kv-cache-reuse", what, "--kv-cache-reuse", "leave it out")
+    elif options.kv_cache_reuse and "prompt_table_extra_ids" not in contract.contract(release).inputs:
         what = f"KV cache reuse with images needs prompt_table_extra_ids, which release {release} does not have"
         yield error("kv-cache-reuse", what, "--kv-cache-reuse", "use release 0.13.0 or later")
     if options.kv_cache_reuse and llm and not llm.paged_context_fmha:

@@ -16,6 +16,7 @@ def explain(plan: Plan, facts: Facts) -> str:
         ("variant", plan.variant.name, "--model"),
         ("release", plan.release, "engine" if engine and engine.version else "option or spec"),
         ("runtime", plan.runtime, "--runtime"),
+        ("route", plan.route.name, "--route or spec"),
         ("conversation", plan.conversation.name, "spec"),
         ("tokenizer", plan.tokenizer.source if plan.tokenizer else "absent", str(facts.places.tokenizer)),
         ("vocabulary", f"{plan.vocab_size}; first image id {plan.vocab_size}", numbers),

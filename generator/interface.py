@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from generator import routes
 from generator.contract import Tensor, with_types
 from generator.plan import FRONT, TRITON_TYPE, Plan
 
@@ -47,6 +48,12 @@ PASSED_ON = (
 # The vision step makes the table; the 0.12 ensemble took it from the client instead.
 NOT_PUBLIC = ("prompt_embedding_table", "prompt_vocab_size")
 
+# Of the contract from 0.15.0 on; a step of our own needs them in every release.
+FEATURE_INPUTS = (
+    Tensor(routes.FEATURES, "${encoder_input_features_data_type}", (-1, -1), optional=True, ragged=True),
+    Tensor(routes.LENGTHS, "INT32", (1,), optional=True, reshape=()),
+)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -85,12 +92,15 @@ def llm_types(plan: Plan) -> dict[str, str]:
 
 
 def llm(plan: Plan) -> Model:
-    """The tensorrt_llm step: everything that the backend of the release declares."""
+    """The tensorrt_llm step: everything that the backend of the release declares, on every route."""
     types = llm_types(plan)
+    inputs = dict(plan.contract.inputs)
+    if plan.spec.carries == routes.FEATURES:
+        inputs = {tensor.name: tensor for tensor in FEATURE_INPUTS} | inputs
     return Model(
         "tensorrt_llm",
         plan.names["tensorrt_llm"],
-        with_types(plan.contract.inputs, types),
+        with_types(inputs, types),
         with_types(plan.contract.outputs, types),
     )
 
@@ -114,9 +124,13 @@ def _any_size(tensor: Tensor) -> Tensor:
 def public_outputs(plan: Plan) -> tuple[Tensor, ...]:
     known = plan.contract.outputs
     outputs = with_types(plan.contract.public_outputs, llm_types(plan))
-    return tuple(
-        t for t in outputs if t.name in ("text_output", *PASSED_ON) and (t.name in known or t.name == "text_output")
-    )
+    passed = (t for t in outputs if t.name in PASSED_ON and t.name in known)
+    return (*_texts(plan), *passed)
+
+
+def _texts(plan: Plan) -> tuple[Tensor, ...]:
+    """What postprocessing makes: the answer's text and what else the model's texts hold, one per beam."""
+    return tuple(Tensor(name, "STRING", (-1,)) for name in ("text_output", *plan.spec.post.outputs))
 
 
 def preprocessing(plan: Plan) -> Model:
@@ -150,8 +164,10 @@ def _vision_inputs(plan: Plan, *, ragged: bool) -> tuple[Tensor, ...]:
 
 
 def vision_encoder(plan: Plan) -> Model:
-    table = Tensor("prompt_embedding_table", TRITON_TYPE[plan.llm_dtype], (-1, -1))
-    return Model("vision_encoder", plan.names["vision_encoder"], _vision_inputs(plan, ragged=True), (table,))
+    rows = Tensor(plan.spec.carries, TRITON_TYPE[plan.llm_dtype], (-1, -1))
+    lengths = (Tensor(routes.LENGTHS, "INT32", (1,)),) if plan.spec.carries == routes.FEATURES else ()
+    inputs = _vision_inputs(plan, ragged=True)
+    return Model("vision_encoder", plan.names["vision_encoder"], inputs, (rows, *lengths))
 
 
 def postprocessing(plan: Plan) -> Model:
@@ -160,7 +176,7 @@ def postprocessing(plan: Plan) -> Model:
         "postprocessing",
         plan.names["postprocessing"],
         (outputs["output_ids"], outputs["sequence_length"]),
-        (Tensor("text_output", "STRING", (-1,)),),
+        _texts(plan),
     )
 
 
@@ -202,5 +218,5 @@ def ensemble_steps(plan: Plan) -> tuple[EnsembleStep, ...]:
             tuple(llm_inputs),
             (*internal(post.inputs), *(Link(name, name) for name in passed)),
         ),
-        EnsembleStep(post.name, internal(post.inputs), (Link("text_output", "text_output"),)),
+        EnsembleStep(post.name, internal(post.inputs), tuple(Link(t.name, t.name) for t in post.outputs)),
     )

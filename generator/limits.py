@@ -27,6 +27,7 @@ class Limits:
         max_batch_size: requests that the LLM runs together.
         max_table_rows: prompt table rows of one request; engine build size = this x max_batch_size.
         max_input_len: prompt tokens, image tokens included. max_seq_len: prompt and answer.
+        max_output_len: of an answer whose decoder does not read the prompt; None = what the prompt leaves.
     """
 
     max_batch_size: int
@@ -37,6 +38,7 @@ class Limits:
     default_max_tokens: int
     max_image_bytes: int = MAX_IMAGE_BYTES
     max_image_pixels: int = MAX_IMAGE_PIXELS
+    max_output_len: int | None = None
 
 
 def decide(

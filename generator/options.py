@@ -22,6 +22,7 @@ class Options:
     output: Path | None = None
     runtime: Runtime = "trtllm"
     release: str | None = None
+    route: str | None = None
     max_batch_size: int | None = None
     max_images: int | None = None
     max_tokens: int = 128
@@ -47,6 +48,7 @@ class Options:
         }
         optional = {
             "release": self.release,
+            "route": self.route,
             "max_batch_size": self.max_batch_size,
             "max_images": self.max_images,
             "name": self.name,

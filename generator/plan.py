@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from generator import contract, crosscheck, limits, prompting
+from generator import contract, crosscheck, limits, prompting, routes
 from generator.contract import Contract
 from generator.facts.gather import Facts
 from generator.facts.tokenizer import TokenizerFacts
 from generator.findings import Finding, error, warning
 from generator.limits import Limits
 from generator.options import Options, Runtime
+from generator.routes import ROUTES, Route
 from generator.spec import Conversation, ModelSpec, PixelSpec, Tokens, Variant
 
 TRITON_TYPE = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}
@@ -51,6 +52,7 @@ class Plan:
     variant: Variant
     contract: Contract
     runtime: Runtime
+    route: Route
     streaming: bool
     kv_cache_reuse: bool
     names: dict[str, str]
@@ -100,6 +102,28 @@ class Plan:
         table = self.limits.max_table_rows * self.hidden_size * (4 if self.llm_dtype == "float32" else 2)
         mebibyte = 1 << 20
         return max(64 * mebibyte, -(-2 * table * self.limits.max_batch_size // mebibyte) * mebibyte)
+
+
+def route_of(options: Options, spec: ModelSpec, release: str) -> tuple[Route, list[Finding]]:
+    """The route to take: the option, else the model's default; findings where it cannot do what is asked."""
+    name = options.route or spec.routes[0]
+    if name not in spec.routes:
+        what = f"{spec.title} has no route {name!r}; it has {', '.join(spec.routes)}"
+        return ROUTES[spec.routes[0]], [error("unknown-route", what, "--route", f"use --route {spec.routes[0]}")]
+    route = ROUTES[name]
+    known, findings = contract.releases(), []
+    if known.index(release) < known.index(route.since):
+        what = f"route {name} needs TensorRT-LLM {route.since} or later, the release is {release}"
+        findings.append(error("route-release", what, "--route", f"use --release {known[-1]}, or leave out --route"))
+    if options.streaming and not route.streams:
+        others = [other for other in spec.routes if ROUTES[other].streams]
+        what = f"route {name} of {spec.title} gives whole answers and cannot stream"
+        remedy = f"use --route {others[0]}" if others else "leave out --streaming"
+        findings.append(error("no-streaming", what, "--streaming", remedy))
+    if route.experimental:
+        what = f"route {name} is experimental: nobody upstream serves {spec.title} this way"
+        findings.append(warning("experimental", what, "--route", f"compare answers with --route {spec.routes[0]}"))
+    return route, findings
 
 
 def _names(prefix: str | None) -> dict[str, str]:
@@ -200,6 +224,8 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     """
     release, findings = release_of(options, spec, facts)
     known = contract.contract(release)
+    route, more = route_of(options, spec, release)
+    findings += more
     llm, vision, checkpoint = facts.llm_engine, facts.vision_engine, facts.checkpoint
     rows = (vision and vision.rows) or (checkpoint and checkpoint.rows_per_image) or variant.rows_per_image
     vocab_size = llm.vocab_size if llm else checkpoint.vocab_size if checkpoint else variant.vocab_size
@@ -208,13 +234,19 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     layout = prompting.layout(spec, facts)
     decided, more = limits.decide(options, spec, variant, facts, rows, layout)
     findings += more
-    findings += crosscheck.check(options, spec, variant, facts, release, rows)
+    findings += crosscheck.check(options, spec, variant, facts, release, rows, route)
     parameters, more = _llm_parameters(
         options,
         {
             "gpt_model_path": map_path(facts.places.llm_engine, options.path_map),
             "max_beam_width": str(llm.max_beam_width if llm else 1),
             "enable_kv_cache_reuse": "true" if options.kv_cache_reuse else "false",
+            # half of the cache for what the decoder attends to, and its prompt is too short to chunk
+            **(
+                {"cross_kv_cache_fraction": "0.5", "enable_chunked_context": "false"}
+                if spec.carries == routes.FEATURES
+                else {}
+            ),
         },
         known,
     )
@@ -233,6 +265,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         variant=variant,
         contract=known,
         runtime=options.runtime,
+        route=route,
         streaming=options.streaming,
         kv_cache_reuse=options.kv_cache_reuse,
         names=_names(options.name),

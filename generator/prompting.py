@@ -18,7 +18,14 @@ def tokens(spec: ModelSpec, variant: Variant, facts: Facts) -> Tokens:
     if spec.end_text:
         end = tokenizer.encode(spec.end_text)[0]
     image = (facts.checkpoint and facts.checkpoint.image_token_id) or tokenizer.image
-    return Tokens(tokenizer.bos, end, tokenizer.pad, image if spec.image_token else None)
+    start = facts.checkpoint.start_token_id if facts.checkpoint else None
+    return Tokens(
+        tokenizer.bos,
+        end,
+        tokenizer.pad,
+        image if spec.image_token else None,
+        variant.tokens.start if start is None else start,
+    )
 
 
 def dropped_ids(variant: Variant, facts: Facts) -> tuple[int, ...]:
@@ -39,8 +46,8 @@ def prompt(spec: ModelSpec, variant: Variant, facts: Facts, known: Tokens) -> di
     }
     if spec.prompt.before or spec.prompt.after:
         return settings | {
-            "before": _pieces(spec.prompt.before, facts),
-            "after": _pieces(spec.prompt.after, facts),
+            "before": _pieces(spec.prompt.before, facts, known),
+            "after": _pieces(spec.prompt.after, facts, known),
         }
     if spec.prompt.image_tag:
         settings["image_tag"] = spec.prompt.image_tag
@@ -61,10 +68,12 @@ def layout(spec: ModelSpec, facts: Facts) -> dict[str, Any]:
     return settings
 
 
-def _pieces(pieces: Sequence[Piece], facts: Facts) -> list[dict[str, Any]]:
+def _pieces(pieces: Sequence[Piece], facts: Facts, known: Tokens) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     for piece in pieces:
-        if piece.token:
+        if piece.start:
+            made.append({"ids": [known.start]})
+        elif piece.token:
             made.append({"ids": [facts.tokenizer.id_of(piece.token) if facts.tokenizer else piece.token_id]})
         else:
             made.append({"text": piece.text, "special_tokens": piece.special_tokens, "strip": piece.strip})

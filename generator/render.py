@@ -31,6 +31,8 @@ SETTINGS: dict[str, SettingsOf] = {
     "torch/vision_encoder": settings.torch_vision_encoder,
     "torch/tensorrt_llm": settings.torch_tensorrt_llm,
     "trtllm/vision_encoder": settings.trtllm_vision_encoder,
+    "trtllm/python_enc_dec": settings.trtllm_own_step,
+    "trtllm/python_executor": settings.trtllm_own_step,
 }
 NEED_TOKENIZER = ("preprocessing", "postprocessing", FRONT)
 TOP_LEVEL = ("README.md.jinja", "launch.sh.jinja", "build_engines.sh.jinja")
@@ -103,6 +105,8 @@ def chosen_modules(values: dict[str, Any]) -> list[str]:
 def _step_files(env: jinja2.Environment, root: Path, plan: Plan, role: str) -> Files:
     """Everything below one model's folder."""
     source = f"{plan.runtime}/{role}" if role in RUNTIME_ROLES else role
+    if source == "trtllm/tensorrt_llm":
+        source = f"trtllm/{plan.route.step}"
     context = {"plan": plan, "model": interface.models(plan)[role], "steps": interface.ensemble_steps(plan)}
     files: Files = {"config.pbtxt": env.get_template(f"{source}/config.pbtxt.jinja").render(context).encode()}
     code = root / source / "1"

@@ -7,6 +7,7 @@ from typing import Any
 
 from generator import interface
 from generator.plan import FRONT, ROLES, Plan
+from generator.routes import TABLE
 
 FRONT_THREADS = 64
 
@@ -55,25 +56,32 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
         },
         "limits": {
             "max_images": limits.max_images,
-            "max_batch": limits.max_batch_size if plan.streaming else 1,
+            "max_batch": limits.max_batch_size if plan.streaming and plan.route.batches else 1,
             "max_input_len": limits.max_input_len,
             "max_seq_len": limits.max_seq_len,
             "max_table_rows": limits.max_table_rows,
             "default_max_tokens": limits.default_max_tokens,
             "max_image_bytes": limits.max_image_bytes,
             "max_image_pixels": limits.max_image_pixels,
+            "max_output_len": limits.max_output_len,
         },
         "image_hosts": list(plan.image_hosts),
     }
 
 
 def postprocessing(plan: Plan) -> dict[str, Any]:
-    return {"model": plan.variant.name, "tokenizer": _tokenizer(plan), "skip_special_tokens": True}
+    return {
+        "model": plan.variant.name,
+        "tokenizer": _tokenizer(plan),
+        "skip_special_tokens": True,
+        "texts": {"module": plan.spec.post.module},
+    }
 
 
 def front(plan: Plan) -> dict[str, Any]:
     parts = interface.models(plan)
-    passed = [t.name for t in parts[FRONT].outputs if t.name != "text_output"]
+    texts = [t.name for t in parts["postprocessing"].outputs]
+    passed = [t.name for t in parts[FRONT].outputs if t.name not in texts]
     return {
         "model": plan.variant.name,
         "tokenizer": _tokenizer(plan),
@@ -81,8 +89,10 @@ def front(plan: Plan) -> dict[str, Any]:
         "steps": {role: plan.names[role] for role in ROLES},
         "preprocessing_inputs": [t.name for t in parts["preprocessing"].inputs],
         "preprocessing_outputs": [t.name for t in parts["preprocessing"].outputs],
+        "vision_outputs": [t.name for t in parts["vision_encoder"].outputs],
         "llm_inputs": dict(interface.DIRECT),
         "llm_outputs": ["output_ids", "sequence_length", *(n for n in passed if n != "batch_index")],
+        "texts": texts,
         "max_threads": FRONT_THREADS,
         "poll_seconds": 0.01,
         "silence_seconds": 60.0,
@@ -96,6 +106,7 @@ def _vision_numbers(plan: Plan) -> dict[str, Any]:
         "constant_rows": plan.spec.constant_rows,
         "hidden_size": plan.hidden_size,
         "image_shape": list(plan.entry_shape),
+        "output": plan.spec.carries,
     }
 
 
@@ -120,19 +131,46 @@ def _constants(plan: Plan) -> dict[str, Any]:
     return {"module": "constants_file", "file": str(file), "names": list(rows)}
 
 
-def torch_tensorrt_llm(plan: Plan) -> dict[str, Any]:
+def _llm_numbers(plan: Plan) -> dict[str, Any]:
+    """What every LLM step of our own checks its weights or engine and its requests against."""
     return {
-        "model": plan.variant.name,
-        "module": plan.spec.torch.llm_module,
-        "checkpoint": plan.paths.checkpoint,
-        "subfolder": plan.spec.llm_folder,
-        "attribute": plan.spec.torch.llm_attribute,
         "dtype": plan.llm_dtype,
         "vocab_size": plan.vocab_size,
         "hidden_size": plan.hidden_size,
         "max_seq_len": plan.limits.max_seq_len,
+        "carries": plan.spec.carries,
+        # where the decoder does not read input_ids itself
+        "decoder_start_id": plan.tokens.start if plan.spec.carries == TABLE else None,
         "decoupled": plan.streaming,
+    }
+
+
+def torch_tensorrt_llm(plan: Plan) -> dict[str, Any]:
+    return {
+        "model": plan.variant.name,
+        "module": plan.spec.torch.llm_module,
+        "prompt": {"module": plan.spec.torch.prompt_form, "rows_per_image": plan.rows_per_image},
+        "checkpoint": plan.paths.checkpoint,
+        "subfolder": plan.spec.llm_folder,
+        "attribute": plan.spec.torch.llm_attribute,
+        **_llm_numbers(plan),
         "device": "auto",
+    }
+
+
+def trtllm_own_step(plan: Plan) -> dict[str, Any]:
+    """Of an LLM step that runs the engine from Python."""
+    return {
+        "model": plan.variant.name,
+        "engine": plan.paths.llm_engine,
+        "release": plan.release,
+        **_llm_numbers(plan),
+        "rows_per_image": plan.rows_per_image,
+        "pad_id": plan.tokens.pad,
+        "max_batch": plan.limits.max_batch_size,
+        "max_beam_width": int(plan.llm_parameters["max_beam_width"]),
+        "tp": plan.tp,
+        "pp": plan.pp,
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 PixelStep = tuple[str | int, ...]
 
@@ -51,6 +51,7 @@ class Tokens:
     end: int
     pad: int
     image: int | None = None
+    start: int | None = None  # what an encoder-decoder's decoder starts from
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Piece:
     """A part of a prompt of fixed order: a text, which may hold {text}, or one token by its name.
 
     `token_id` is used while no tokenizer has been read; `special_tokens` adds what the tokenizer puts around a text;
-    `strip` takes white space off both ends of the user's text.
+    `strip` takes white space off both ends of the user's text; `start` is the decoder's start token.
     """
 
     text: str = ""
@@ -94,6 +95,7 @@ class Piece:
     strip: bool = False
     token: str = ""
     token_id: int = 0
+    start: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,14 @@ class LayoutSpec:
 
 
 @dataclass(frozen=True)
+class PostSpec:
+    """What answers become: `module` of postprocessing, and the outputs (STRING) that it gives besides text_output."""
+
+    module: str = "plain_text"
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TokenizerSpec:
     """Which file serving tokenizes with, and the module of templates/shared/ that reads it."""
 
@@ -161,6 +171,7 @@ class CheckpointSpec:
         squash: the image processor's config states a short edge, but the model squashes images to that square.
         archive: name of the NeMo archive that is the checkpoint; "" = a folder as Hugging Face writes it.
         projector: name of another archive that has the vision side; "" = it is in the checkpoint.
+        start: keys that lead to the decoder's start token in config.json; () = the model has no separate decoder.
     """
 
     llm: str = "text_config"
@@ -169,6 +180,7 @@ class CheckpointSpec:
     squash: bool = False
     archive: str = ""
     projector: str = ""
+    start: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,11 +191,14 @@ class TorchSpec:
         vision_module: the module beside the vision step's model.py.
         llm_attribute: which attribute of the class that transformers loads is the LLM; "" = itself.
         llm_module: the module beside the LLM step's model.py that loads it.
+        prompt_form: the module that makes a request row the model's calls: table_prompt for a decoder that reads the
+            prompt table, encoder_prompt where an encoder reads it, cross_features for a decoder that attends to it.
     """
 
     vision_module: str
     llm_attribute: str = ""
     llm_module: str = "hf_llm"
+    prompt_form: str = "table_prompt"
 
 
 @dataclass(frozen=True)
@@ -220,6 +235,8 @@ class ModelSpec:
         max_images: largest number of images in one prompt, None = as many as the limits allow.
         default_images: images per request that default limits are sized for.
         dtype: of the LLM. vision_dtype: of the vision engine's input, until there is an engine that says it.
+        routes: ways to run the LLM (generator/routes.py), the default first.
+        carries: what the vision step gives the LLM: rows for the prompt table, or features to attend to.
     """
 
     name: str
@@ -237,6 +254,9 @@ class ModelSpec:
     media: MediaSpec = MediaSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()
+    post: PostSpec = PostSpec()
+    routes: tuple[str, ...] = ("prompt_table",)
+    carries: Literal["prompt_embedding_table", "encoder_input_features"] = "prompt_embedding_table"
     end_text: str = ""
     constant_rows: int = 0
     constants: tuple[str, tuple[str, ...]] = ("", ())
@@ -257,5 +277,6 @@ class ModelSpec:
             "images": images,
             "text_only": not self.image_required,
             "default_release": self.default_release,
+            "routes": list(self.routes),
             "variants": [{"name": v.name, "refused": v.refused, "no_torch": v.no_torch} for v in self.variants],
         }

@@ -29,7 +29,7 @@ def check(repository: Path) -> list[Finding]:
     parsed, more = configs.read_all(repository)
     findings += more
     findings += graph.check(repository, parsed)
-    findings += llm.check(repository, parsed, str(content.get("release")), str(content.get("runtime")))
+    findings += llm.check(repository, parsed, str(content.get("release")))
     findings += steps.check(repository, parsed)
     findings += engine.check(repository, parsed)
     return sorted(findings, key=lambda finding: finding.level)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from generator import contract
@@ -14,11 +14,12 @@ from generator.findings import Finding, error
 REMEDY = "generate the repository again for the release of your container (--release)"
 LOGITS = ("FP32", "FP16")
 TABLE = ("FP16", "BF16", "FP32")
-# Read by the Python backend that runs the torch runtime's step, not by the contract's backend.
-PYTHON_BACKEND_PARAMETERS = ("FORCE_CPU_ONLY_INPUT_TENSORS",)
+BACKEND = "tensorrtllm"
+# In the contract from 0.15.0 on; steps of our own take them in every release.
+FEATURES = ("encoder_input_features", "encoder_output_lengths")
 
 
-def check(repository: Path, configs: Mapping[str, ModelConfig], release: str, runtime: str) -> list[Finding]:
+def check(repository: Path, configs: Mapping[str, ModelConfig], release: str) -> list[Finding]:
     """Findings about the model that ends in tensorrt_llm."""
     if release not in contract.releases():
         what = f"the manifest names release {release!r}, which is not known"
@@ -29,9 +30,9 @@ def check(repository: Path, configs: Mapping[str, ModelConfig], release: str, ru
         if name.endswith("tensorrt_llm"):
             where = repository / name / "config.pbtxt"
             problems = [
-                *_tensors("input", config.input, known.inputs),
+                *_tensors("input", config.input, known.inputs, extra=() if config.backend == BACKEND else FEATURES),
                 *_tensors("output", config.output, known.outputs),
-                *_parameters(config, known, runtime),
+                *(_parameters(config, known) if config.backend == BACKEND else ()),
             ]
             found += [error("contract", f"release {release}: {what}", where, REMEDY) for what in problems]
     if not any(name.endswith("tensorrt_llm") for name in configs):
@@ -47,12 +48,16 @@ def _types(tensor: Tensor) -> tuple[str, ...]:
     return (tensor.type,)
 
 
-def _tensors(kind: str, declared: Iterable[ModelConfig], known: Mapping[str, Tensor]) -> Iterator[str]:
+def _tensors(
+    kind: str, declared: Iterable[ModelConfig], known: Mapping[str, Tensor], extra: Sequence[str] = ()
+) -> Iterator[str]:
     found = {tensor.name: tensor for tensor in declared}
     for name in known.keys() - found.keys():
         yield f"{kind} {name!r} is not declared"
     for name, tensor in found.items():
         official = known.get(name)
+        if official is None and name in extra:
+            continue
         if official is None:
             yield f"{kind} {name!r} is unknown to the backend"
             continue
@@ -70,14 +75,11 @@ def _tensors(kind: str, declared: Iterable[ModelConfig], known: Mapping[str, Ten
             yield f"{kind} {name!r} has allow_ragged_batch {tensor.allow_ragged_batch}, unlike the backend's"
 
 
-def _parameters(config: ModelConfig, known: Contract, runtime: str) -> Iterator[str]:
-    if runtime != "trtllm":
-        return
+def _parameters(config: ModelConfig, known: Contract) -> Iterator[str]:
     for name, value in config.parameters.items():
         official = known.parameters.get(name)
         if official is None:
-            if name not in PYTHON_BACKEND_PARAMETERS:
-                yield f"parameter {name!r} is unknown to the backend"
+            yield f"parameter {name!r} is unknown to the backend"
         elif problem := official.problem(value.string_value):
             yield f"parameter {name!r} {problem}, not {value.string_value!r}"
     for name, official in known.parameters.items():

@@ -23,6 +23,7 @@ class CheckpointFacts:
         pixels: from preprocessor_config.json.
         rows_per_image: computed from the vision tower's numbers, or stated.
         layout: settings of the image layout that config.json states.
+        start_token_id: what a separate decoder starts from.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class CheckpointFacts:
     rows_per_image: int | None
     layout: Mapping[str, Any]
     has_weights: bool
+    start_token_id: int | None = None
 
 
 def _size(value: Any, key: str, path: Path) -> int:
@@ -183,7 +185,20 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
         rows_per_image=stated if where.rows else patch_rows(config.get("vision_config") or {}, merge=False),
         layout=_stated(config, spec.layout.from_config) | _stated(processor, spec.layout.from_processor),
         has_weights=_weights(folder),
+        start_token_id=_start(config, where.start, path),
     )
+
+
+def _start(config: dict[str, Any], keys: tuple[str, ...], path: Path) -> int | None:
+    """The decoder's start token, which may be 0; None where config.json does not state it."""
+    *sections, name = keys or ("",)
+    for section in sections:
+        config = config.get(section) or {}
+    value = config.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        what = f"{'.'.join(keys)} of the checkpoint's config.json is {value!r}, not a token id"
+        raise Refused(error("config-invalid", what, path, DOWNLOAD))
+    return value
 
 
 def _with_llm_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[str, Any]) -> CheckpointFacts:

@@ -59,12 +59,16 @@ class InferenceRequest:
         request_id: str = "",
     ) -> None:
         self._inputs, self._request_id = list(inputs), request_id
+        self._requested_output_names = list(requested_output_names)
 
     def inputs(self) -> list[Tensor]:
         return self._inputs
 
     def request_id(self) -> str:
         return self._request_id
+
+    def requested_output_names(self) -> list[str]:
+        return self._requested_output_names
 
 
 class InferenceResponse:

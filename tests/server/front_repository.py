@@ -227,6 +227,8 @@ def build(folder: Path, table: str) -> Path:
         "preprocessing_outputs": [*TO_VISION, *TO_LLM],
         "llm_inputs": SAMPLING,
         "llm_outputs": [*FROM_LLM, *EXTRA],
+        "vision_outputs": ["prompt_embedding_table"],
+        "texts": ["text_output"],
         "max_threads": THREADS,
         "poll_seconds": 0.01,
         "silence_seconds": 1.0,

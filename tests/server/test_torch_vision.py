@@ -39,6 +39,7 @@ def _write_model(repository: Path, name: str, checkpoint: str, truth: Any, table
         "table_dtype": table_dtype,
         "rows_per_image": rows,
         "constant_rows": 0,
+        "output": "prompt_embedding_table",
         "hidden_size": hidden,
         "image_shape": image.shape[1:],
         "device": "cpu",

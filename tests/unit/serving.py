@@ -116,6 +116,7 @@ def settings(*, image_token: bool = True, **changes: Any) -> Any:
             "default_max_tokens": 128,
             "max_image_bytes": 1 << 20,
             "max_image_pixels": 1 << 24,
+            "max_output_len": None,
         },
         "image_hosts": [],
     }
@@ -154,7 +155,7 @@ def words(*rows: list[str] | list[bytes]) -> NDArray[Any]:
 
 def make_request(**inputs: NDArray[Any]) -> pb_utils.InferenceRequest:
     tensors = [pb_utils.Tensor(name, array) for name, array in inputs.items()]
-    return pb_utils.InferenceRequest("step", [], tensors)
+    return pb_utils.InferenceRequest("step", ["text_output"], tensors)
 
 
 def outputs(response: pb_utils.InferenceResponse) -> dict[str, NDArray[Any]]:

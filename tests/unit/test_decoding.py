@@ -24,6 +24,7 @@ import llm_loading  # noqa: E402
 from decoding import Decoder  # noqa: E402
 from llm_request import LlmRequest  # noqa: E402
 from sampling import Sampling  # noqa: E402
+from table_prompt import PromptForm  # noqa: E402
 
 CASES = {
     "llava": (LlavaOracle, ""),
@@ -40,7 +41,9 @@ def never() -> bool:
 def request(prompt: list[int], table: torch.Tensor | None, **changes: Any) -> LlmRequest:
     plain = LlmRequest(
         prompt=prompt,
+        history=prompt,
         table=table,
+        features=None,
         max_tokens=TOKENS,
         end_id=None,
         pad_id=0,
@@ -78,7 +81,8 @@ class Case:
             "hidden_size": weights.shape[1],
         }
         self.model = llm_loading.load(self.settings, torch.device("cpu"))
-        self.decoder = Decoder(self.model, weights.shape[0], torch.device("cpu"))
+        form = PromptForm(self.model, self.settings, torch.device("cpu"))
+        self.decoder = Decoder(self.model, form, weights.shape[0], torch.device("cpu"))
 
     def prompt(self, text: str, images: int) -> tuple[list[int], torch.Tensor | None, dict[str, Any]]:
         """The step's prompt and table, and the same as inputs of transformers' generate()."""

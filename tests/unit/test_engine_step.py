@@ -111,6 +111,7 @@ def step(folder: Path, engine: Path, **changes: Any) -> Any:
         "table_dtype": "float16",
         "rows_per_image": ROWS,
         "constant_rows": 0,
+        "output": "prompt_embedding_table",
         "hidden_size": HIDDEN,
         "image_shape": list(SHAPE),
         "max_batch": None,

@@ -23,7 +23,6 @@ from detokenize import Detokenizer, TextStream
 from tensors import RequestError, failed
 
 VISION_INPUTS = ("pixel_values", "num_images", "num_rows")
-VISION_OUTPUTS = ("prompt_embedding_table",)
 PER_TOKEN = ("input_ids", "prompt_table_extra_ids")  # [B, L], right padded in a batch
 REQUIRED_WITH_STOP = ("input_ids", "input_lengths", "request_output_len")
 TO_POSTPROCESSING = ("output_ids", "sequence_length")
@@ -39,6 +38,8 @@ class TritonPythonModel:
         self.preprocessing_outputs: list[str] = settings["preprocessing_outputs"]
         self.llm_inputs: dict[str, str] = settings["llm_inputs"]
         self.llm_outputs: list[str] = settings["llm_outputs"]
+        self.vision_outputs: list[str] = settings["vision_outputs"]
+        self.texts: list[str] = settings["texts"]
         tokenizer = text_tokenizer.load(here.parent, settings["tokenizer"], settings["model"])
         self.detokenizer = Detokenizer(tokenizer)
         self.max_threads: int = settings["max_threads"]
@@ -99,7 +100,7 @@ class TritonPythonModel:
             self.preprocessing_outputs,
         )
         pixels = [prepared.pop(name) for name in VISION_INPUTS]
-        table = {} if ticket.given_up else call(self.steps["vision_encoder"], pixels, VISION_OUTPUTS)
+        table = {} if ticket.given_up else call(self.steps["vision_encoder"], pixels, self.vision_outputs)
         sampling = {llm: renamed(inputs[name], llm) for name, llm in self.llm_inputs.items() if name in inputs}
         return prepared | table | sampling
 
@@ -132,9 +133,9 @@ class TritonPythonModel:
                     continue  # read to the end: only then has the LLM let go of the request
                 try:
                     extra = [tensor for name, tensor in result.items() if name not in NOT_FOR_CLIENTS]
-                    answer = self.whole_text(result) if text is None else piece_of(text, result)
-                    if text is None or extra or answer.as_numpy().any():
-                        ticket.send([answer, *extra, *index_of(ticket, row)])
+                    answer = self.whole_texts(result, wanted) if text is None else [piece_of(text, result)]
+                    if text is None or extra or answer[0].as_numpy().any():
+                        ticket.send([*answer, *extra, *index_of(ticket, row)])
                         silent = False
                 except Exception as error:
                     ticket.fail(error)
@@ -144,9 +145,11 @@ class TritonPythonModel:
         if rest or silent:
             ticket.send([text_output(rest), *index_of(ticket, row)])
 
-    def whole_text(self, result: Tensors) -> pb_utils.Tensor:
+    def whole_texts(self, result: Tensors, wanted: set[str]) -> list[pb_utils.Tensor]:
+        """The answer's texts as postprocessing makes them, those that the client asked for."""
         inputs = [result[name] for name in TO_POSTPROCESSING]
-        return call(self.steps["postprocessing"], inputs, ["text_output"])["text_output"]
+        names = [name for name in self.texts if name in wanted or name == "text_output"]
+        return list(call(self.steps["postprocessing"], inputs, names).values())
 
     def stop(self, request_id: str, inputs: Sequence[pb_utils.Tensor]) -> None:
         """Tell the LLM to drop what runs under `request_id`."""

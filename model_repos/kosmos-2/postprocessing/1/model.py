@@ -1,9 +1,11 @@
-"""Postprocessing: from generated token ids to text."""
+"""Postprocessing: from generated token ids to texts."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import text_tokenizer
@@ -21,23 +23,23 @@ class TritonPythonModel:
         """
         folder = Path(__file__).parent
         settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-        self.tokenizer = text_tokenizer.load(folder, settings["tokenizer"], settings["model"])
-        self.skip_special_tokens: bool = settings["skip_special_tokens"]
+        tokenizer = text_tokenizer.load(folder, settings["tokenizer"], settings["model"])
+        self.texts: Any = importlib.import_module(settings["texts"]["module"]).Texts(settings, tokenizer)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """One response per request; a bad request fails alone."""
         return answer_each(requests, self.answer)
 
     def answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
-        """text_output, BYTES [B,beams]: the texts of output_ids [B,beams,len], cut at sequence_length."""
+        """text_output and the model's further texts, BYTES [B,beams] each: of output_ids [B,beams,len], cut at
+        sequence_length."""
         output_ids, lengths = optional(request, "output_ids"), optional(request, "sequence_length")
         if output_ids is None or lengths is None:
             raise ValueError("the language model must give both output_ids and sequence_length")
-        texts = np.empty(lengths.shape, dtype=np.object_)
+        wanted = set(request.requested_output_names())
+        found: dict[str, Any] = {}
         for place, length in np.ndenumerate(lengths):
-            texts[place] = self.text(output_ids[place][: max(length, 0)].tolist()).encode()
-        return [pb_utils.Tensor("text_output", texts)]
-
-    def text(self, ids: list[int]) -> str:
-        """The text of `ids`; padding (negative) and ids that the tokenizer does not have are skipped."""
-        return self.tokenizer.decode([token for token in ids if token >= 0], self.skip_special_tokens)
+            ids = [token for token in output_ids[place][: max(length, 0)].tolist() if token >= 0]
+            for name, text in self.texts.of(ids, wanted).items():
+                found.setdefault(name, np.empty(lengths.shape, dtype=np.object_))[place] = text.encode()
+        return [pb_utils.Tensor(name, texts) for name, texts in found.items() if name in wanted]

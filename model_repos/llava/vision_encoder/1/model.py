@@ -36,8 +36,8 @@ class TritonPythonModel:
         self._tables([[torch.zeros((self.engine.most, *self.layout.smallest()))]])
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """One response per request: prompt_embedding_table [B, rows, hidden] in the LLM's dtype."""
-        return answer_together(requests, self.layout.images, self._tables)
+        """One response per request: rows [B, rows, hidden] in the LLM's dtype, under the name that the settings say."""
+        return answer_together(requests, self.layout, self._tables)
 
     def _tables(self, requests: list[ImagesByRow]) -> list[torch.Tensor]:
         """One table per request, complete when this returns."""

@@ -69,6 +69,7 @@ class Limits(TypedDict):
     default_max_tokens: int
     max_image_bytes: int
     max_image_pixels: int
+    max_output_len: int | None  # of an answer, where the decoder does not read the prompt
 
 
 class Settings(TypedDict):

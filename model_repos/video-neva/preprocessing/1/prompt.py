@@ -87,7 +87,7 @@ class Prompts(ABC):
         `max_tokens` None means the default, cut to what fits. Raises RequestError when it is not positive or
         does not fit.
         """
-        room = self._limits["max_seq_len"] - input_len
+        room = self._limits["max_output_len"] or self._limits["max_seq_len"] - input_len
         if max_tokens is None:
             max_tokens = max(1, min(self._limits["default_max_tokens"], room))
         if max_tokens <= 0:

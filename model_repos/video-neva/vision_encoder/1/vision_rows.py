@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 from tensors import RequestError, column, failed
@@ -30,6 +31,7 @@ class VisionRows:
         rows_per_image: rows of one entry; None = as many as the entry's open axis is long.
         constants: [c, hidden], rows that stand before those of the images in every table; None = none.
         encoder: path of the engine or checkpoint, for messages. device: where it runs.
+        output: prompt_embedding_table, or encoder_input_features, which are cut to the rows that are valid.
     """
 
     model: str
@@ -40,6 +42,7 @@ class VisionRows:
     table_dtype: torch.dtype
     device: torch.device
     constants: torch.Tensor | None = None
+    output: str = "prompt_embedding_table"
 
     @classmethod
     def of(
@@ -66,6 +69,20 @@ class VisionRows:
             table_dtype=table_dtype,
             device=device,
             constants=None if constants is None else constants.to(device, table_dtype),
+            output=settings["output"],
+        )
+
+    def response(self, request: pb_utils.InferenceRequest, table: torch.Tensor) -> pb_utils.InferenceResponse:
+        """The response to a request whose table [B, rows, hidden] is complete.
+
+        Features [B, most, hidden] come with the valid rows of each row of the request, INT32 [B, 1].
+        """
+        if self.output == "prompt_embedding_table":
+            return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(self.output, table)])
+        lengths = column(request, "num_rows", len(table), 0)
+        features = pb_utils.Tensor.from_dlpack(self.output, table[:, : max(lengths)].contiguous())
+        return pb_utils.InferenceResponse(
+            [features, pb_utils.Tensor("encoder_output_lengths", np.array(lengths, dtype=np.int32)[:, None])]
         )
 
     def images(self, request: pb_utils.InferenceRequest) -> ImagesByRow:
@@ -156,8 +173,9 @@ class VisionRows:
             raise RequestError(f"num_images is {count}, but pixel_values holds {most} image(s) for each row")
         shared = 0 if self.constants is None or not count else len(self.constants)
         produced = shared + count * self._rows_of(shape)
-        # Where images differ in size, a row of a batch may be padded to its neighbour's: then it has rows to spare.
-        if produced != num_rows and not (self.rows_per_image is None and num_rows < produced):
+        # Rows to spare: features are cut, and where images differ in size, one may be padded to its neighbour's.
+        spare = self.rows_per_image is None or self.output != "prompt_embedding_table"
+        if produced != num_rows and not (spare and num_rows < produced):
             raise RequestError(
                 f"num_rows is {num_rows}, but {count} image(s) of {self.model} give {produced} rows: "
                 "preprocessing and vision_encoder are of different models; generate the repository again"
@@ -166,19 +184,19 @@ class VisionRows:
 
 def answer_together(
     requests: Sequence[pb_utils.InferenceRequest],
-    read: Callable[[pb_utils.InferenceRequest], ImagesByRow],
+    layout: VisionRows,
     encode: Callable[[list[ImagesByRow]], list[torch.Tensor]],
 ) -> list[pb_utils.InferenceResponse]:
-    """One response per request, in order, out of one call of `encode` for all requests that `read` accepts.
+    """One response per request, in order, out of one call of `encode` for all requests whose images `layout` accepts.
 
-    An error of `read` fails its own request; one of `encode` fails all that were to be encoded. The tables
-    that `encode` returns must be complete: they are read outside of any stream of this process.
+    A bad request fails alone; an error of `encode` fails all that were to be encoded. The tables that `encode`
+    returns must be complete: they are read outside of any stream of this process.
     """
     accepted: list[ImagesByRow] = []
     errors: list[Exception | None] = []
     for request in requests:
         try:
-            accepted.append(read(request))
+            accepted.append(layout.images(request))
             errors.append(None)
         except Exception as error:
             errors.append(error)
@@ -186,8 +204,7 @@ def answer_together(
         tables = iter(encode(accepted))
     except Exception as error:
         return [failed(own or error) for own in errors]
-    return [failed(own) if own else _table_response(next(tables)) for own in errors]
-
-
-def _table_response(table: torch.Tensor) -> pb_utils.InferenceResponse:
-    return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor.from_dlpack("prompt_embedding_table", table)])
+    return [
+        failed(own) if own else layout.response(request, next(tables))
+        for request, own in zip(requests, errors, strict=True)
+    ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -34,32 +34,38 @@ class Token:
     logits: torch.Tensor | None = None  # [V] float32, raw, when asked for
 
 
+class PromptForm(Protocol):
+    """What a request row is to the model. Each form is a module of its own with PromptForm(model, settings, device)."""
+
+    def first(self, row: LlmRequest) -> dict[str, Any]:
+        """Keyword arguments of the first forward call, which reads the whole prompt."""
+        ...
+
+    def following(self, row: LlmRequest, token: torch.Tensor, generated: int) -> dict[str, Any]:
+        """Keyword arguments of the call that reads one more token, ids [1, 1], the last of `generated` new ones."""
+        ...
+
+    def generation(self, row: LlmRequest) -> dict[str, Any]:
+        """Keyword arguments of generate(), for beam search. RequestError where it cannot do that."""
+        ...
+
+
 class Decoder:
     """Runs request rows on one model. Safe to use from several threads: all state belongs to the call."""
 
-    def __init__(self, model: Any, vocab_size: int, device: torch.device) -> None:
+    def __init__(self, model: Any, form: PromptForm, vocab_size: int, device: torch.device) -> None:
         self.model = model
+        self.form = form
         self.vocab_size = vocab_size
         self.device = device
-        self.embedding = model.get_input_embeddings()
         accepted = inspect.signature(model.forward).parameters
         names = [name for name in ("logits_to_keep", "num_logits_to_keep") if name in accepted]
         self.last_only: dict[str, Any] = dict.fromkeys(names, 1)
 
-    def embed(self, row: LlmRequest) -> torch.Tensor:
-        """The prompt of a row as embeddings [1, L, hidden]: ids above the vocabulary are table rows."""
-        with torch.inference_mode():
-            ids = torch.tensor(row.prompt, device=self.device)
-            fake = ids >= self.vocab_size
-            embeds: torch.Tensor = self.embedding(torch.where(fake, 0, ids))
-            if row.table is not None and fake.any():
-                embeds[fake] = row.table.to(self.device)[ids[fake] - self.vocab_size]
-            return embeds[None]
-
     def context_logits(self, row: LlmRequest) -> torch.Tensor:
-        """The raw logits [L, V] float32 of all prompt positions, by a forward call of their own."""
+        """The raw logits [L, V] float32 of what the decoder begins with, by a forward call of their own."""
         with torch.inference_mode():
-            output = self.model(inputs_embeds=self.embed(row), use_cache=False)
+            output = self.model(**self.form.first(row), use_cache=False)
             return output.logits[0].float()
 
     def tokens(self, row: LlmRequest, cancelled: Cancelled) -> Iterator[Token]:
@@ -68,7 +74,8 @@ class Decoder:
         generator = torch.Generator().manual_seed(row.sampling.seed)
         generated: list[int] = []
         total = 0.0
-        step = {"inputs_embeds": self.embed(row), **self.last_only}
+        with torch.inference_mode():
+            step = self.form.first(row) | self.last_only
         cache = None
         while not cancelled():
             raw, cache = self._forward(step, cache)
@@ -78,12 +85,12 @@ class Decoder:
             total += log_prob
             generated.append(token)
             is_end = token == row.end_id
-            stops = ends_with_any([*row.prompt, *generated], row.stop_words)
+            stops = ends_with_any([*row.history, *generated], row.stop_words)
             last = is_end or stops or len(generated) == row.max_tokens
             yield Token(token, log_prob, total, last, is_end, raw.cpu() if row.generation_logits else None)
             if last:
                 return
-            step = {"input_ids": torch.tensor([[token]], device=self.device)}
+            step = self.form.following(row, torch.tensor([[token]], device=self.device), len(generated))
 
     def beams(self, row: LlmRequest, cancelled: Cancelled) -> list[list[Token]]:
         """The `beam_width` best sequences of a row, best first, by Hugging Face's beam search.
@@ -95,7 +102,6 @@ class Decoder:
                 "stop_words_list with beam_width > 1 needs transformers 5 on the server: drop one of them"
             )
         rules = self._rules(row)
-        embeds = self.embed(row)
         config = transformers.GenerationConfig(
             do_sample=False,
             num_beams=row.beam_width,
@@ -110,30 +116,34 @@ class Decoder:
             output_logits=row.generation_logits,
         )
 
+        with torch.inference_mode():
+            begin = self.form.generation(row)
+        given = (begin[name].shape[1] for name in ("decoder_input_ids", "input_ids") if name in begin)
+        skipped = next(given, 0)  # ids that generate() returns before the new ones
+
         def process(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            return torch.stack([rules(own, score) for own, score in zip(ids.tolist(), scores, strict=True)])
+            return torch.stack([rules(own[skipped:], score) for own, score in zip(ids.tolist(), scores, strict=True)])
 
         def stop(ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-            hits = [ends_with_any([*row.prompt, *own], row.stop_words) for own in ids.tolist()]
+            hits = [ends_with_any([*row.history, *own[skipped:]], row.stop_words) for own in ids.tolist()]
             return torch.tensor(hits, device=ids.device) | cancelled()
 
         with torch.inference_mode():
             found = self.model.generate(
-                inputs_embeds=embeds,
-                attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=self.device),
+                **begin,
                 generation_config=config,
                 logits_processor=transformers.LogitsProcessorList([process]),
                 stopping_criteria=transformers.StoppingCriteriaList([stop]),
             )
-        return [self._beam(row, found, beam) for beam in range(row.beam_width)]
+        return [self._beam(row, found, beam, skipped) for beam in range(row.beam_width)]
 
-    def _beam(self, row: LlmRequest, found: Any, beam: int) -> list[Token]:
+    def _beam(self, row: LlmRequest, found: Any, beam: int, skipped: int) -> list[Token]:
         tokens: list[Token] = []
         total = 0.0
         sources = found.beam_indices[beam].tolist()
         length = sum(source >= 0 for source in sources)
         for step in range(length):
-            token = int(found.sequences[beam, step])
+            token = int(found.sequences[beam, skipped + step])
             log_prob = float(found.scores[step][sources[step], token])
             total += log_prob
             raw = found.logits[step][sources[step]].float().cpu() if row.generation_logits else None
@@ -142,7 +152,7 @@ class Decoder:
 
     def _rules(self, row: LlmRequest) -> LogitsRules:
         bias = None if row.bias is None else row.bias.to(self.device)
-        return LogitsRules(row.sampling, self.vocab_size, row.prompt, row.end_id, row.bad_words, bias)
+        return LogitsRules(row.sampling, self.vocab_size, row.history, row.end_id, row.bad_words, bias)
 
     def _forward(self, step: dict[str, Any], cache: Any) -> tuple[torch.Tensor, Any]:
         """Raw logits [V] float32 of the last position, and the cache grown by this step."""

@@ -54,7 +54,8 @@ SCALARS: dict[str, Any] = {  # name: value when absent
     "exclude_input_in_output": None,
     "streaming": False,
 }
-VECTORS = {"input_ids", "stop_words_list", "bad_words_list", "embedding_bias", "prompt_embedding_table"}
+VECTORS = {"input_ids", "stop_words_list", "bad_words_list", "embedding_bias"}
+TABLE, FEATURES, LENGTHS = "prompt_embedding_table", "encoder_input_features", "encoder_output_lengths"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Limits:
     dtype: torch.dtype
     decoupled: bool
     exclude_input: bool
+    carries: str = TABLE  # what the vision step gives: rows for the table, or features to attend to
+    decoder_start_id: int | None = None  # where the decoder does not read input_ids itself
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ class LlmRequest:
     """One request row. Token ids >= the vocabulary's size are rows of `table`."""
 
     prompt: list[int]
+    history: list[int]  # what the decoder begins with: the prompt, or its start token where an encoder reads that
     table: torch.Tensor | None  # [rows, hidden], the model's dtype
+    features: torch.Tensor | None  # [rows, hidden], the model's dtype, all of them valid
     max_tokens: int
     end_id: int | None
     pad_id: int | None
@@ -113,7 +118,7 @@ def parse(request: pb_utils.InferenceRequest, limits: Limits) -> list[LlmRequest
     if ids.ndim != 2:
         raise RequestError(f"Expected inputTokens tensors to have 2 dimensions, not {list(ids.shape)}: input_ids")
     batch = len(ids)
-    _refuse_unsupported(request, set(tensors), batch)
+    _refuse_unsupported(request, set(tensors), batch, limits)
     if batch > 1 and not limits.decoupled:
         raise RequestError(
             "Batch size > 1 requires the tensorrt_llm backend to be using decoupled transaction policy: "
@@ -124,8 +129,10 @@ def parse(request: pb_utils.InferenceRequest, limits: Limits) -> list[LlmRequest
         name: None if name not in tensors else tensors[name].as_numpy()
         for name in ("stop_words_list", "bad_words_list", "embedding_bias")
     }
-    table = tensors.get("prompt_embedding_table")
-    rows = None if table is None else _table(table, batch, limits)
+    vision = tensors.get(limits.carries)
+    rows = None if vision is None else _vision(vision, batch, limits)
+    if limits.carries == FEATURES:
+        rows = _valid(rows, column(request, LENGTHS, batch, None))
     return [
         _row(
             ids[row],
@@ -138,32 +145,48 @@ def parse(request: pb_utils.InferenceRequest, limits: Limits) -> list[LlmRequest
     ]
 
 
-def _refuse_unsupported(request: pb_utils.InferenceRequest, names: set[str], batch: int) -> None:
-    for name in sorted(names - IGNORED - VECTORS - SCALARS.keys() - {"stop"}):
+def _refuse_unsupported(request: pb_utils.InferenceRequest, names: set[str], batch: int, limits: Limits) -> None:
+    vision = {TABLE} if limits.carries == TABLE else {FEATURES, LENGTHS}
+    for name in sorted(names - IGNORED - VECTORS - SCALARS.keys() - vision - {"stop"}):
         neutral = NEUTRAL.get(name)
         if neutral is None or any(value != neutral for value in column(request, name, batch, neutral)):
             raise RequestError(f"{name} is not supported by --runtime torch: leave it out, or use --runtime trtllm")
 
 
-def _table(tensor: pb_utils.Tensor, batch: int, limits: Limits) -> torch.Tensor:
-    """The table [B, rows, hidden], copied: Triton owns the buffer only until execute() returns."""
+def _vision(tensor: pb_utils.Tensor, batch: int, limits: Limits) -> torch.Tensor:
+    """Table or features [B, rows, hidden], copied: Triton owns the buffer only until execute() returns."""
     table = dlpack.from_dlpack(tensor.to_dlpack()).clone()
     if table.ndim != 3 or len(table) != batch or table.shape[2] != limits.hidden_size:
         shape, hidden = list(table.shape), limits.hidden_size
-        raise RequestError(f"prompt_embedding_table has shape {shape}; this model takes [{batch}, rows, {hidden}]")
+        raise RequestError(f"{limits.carries} has shape {shape}; this model takes [{batch}, rows, {hidden}]")
     if table.dtype != limits.dtype:
-        raise RequestError(f"prompt_embedding_table is {table.dtype}; the weights are {limits.dtype}")
+        raise RequestError(f"{limits.carries} is {table.dtype}; the weights are {limits.dtype}")
     return table
+
+
+def _valid(features: torch.Tensor | None, lengths: list[int | None]) -> list[torch.Tensor]:
+    """The valid features [rows, hidden] of each row."""
+    if features is None:
+        raise RequestError(f"{FEATURES} is not present in the request")
+    valid = []
+    for own, length in zip(features, lengths, strict=True):
+        rows = len(own) if length is None else length
+        if not 1 <= rows <= len(own):
+            raise RequestError(f"{LENGTHS} is {length}; {FEATURES} holds {len(own)} rows")
+        valid.append(own[:rows])
+    return valid
 
 
 def _row(
     ids: NDArray[np.int32],
-    table: torch.Tensor | None,
+    vision: torch.Tensor | None,
     values: dict[str, Any],
     vectors: dict[str, NDArray[Any] | None],
     limits: Limits,
 ) -> LlmRequest:
+    table = vision if limits.carries == TABLE else None
     prompt = _prompt(ids, values["input_lengths"], table, limits)
+    history = prompt if limits.decoder_start_id is None else [limits.decoder_start_id]
     end_id, bias = values["end_id"], vectors["embedding_bias"]
     if end_id >= limits.vocab_size:
         raise RequestError(f"end_id {end_id} is outside the vocabulary of {limits.vocab_size} tokens")
@@ -183,8 +206,10 @@ def _row(
     }
     return LlmRequest(
         prompt=prompt,
+        history=history,
         table=table,
-        max_tokens=_max_tokens(values["request_output_len"], len(prompt), limits),
+        features=vision if limits.carries == FEATURES else None,
+        max_tokens=_max_tokens(values["request_output_len"], len(history), limits),
         end_id=None if end_id < 0 else end_id,
         pad_id=None if values["pad_id"] < 0 else values["pad_id"],
         stop_words=words["stop_words_list"],

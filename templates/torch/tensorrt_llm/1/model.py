@@ -6,6 +6,7 @@ that a `stop` request reaches the rows that run; others answer inside execute(),
 
 from __future__ import annotations
 
+import importlib
 import json
 import threading
 from collections import defaultdict
@@ -45,8 +46,11 @@ class TritonPythonModel:
             dtype=model.get_input_embeddings().weight.dtype,
             decoupled=self.decoupled,
             exclude_input=_exclude_input(config, settings),
+            carries=settings["carries"],
+            decoder_start_id=settings["decoder_start_id"],
         )
-        self.decoder = Decoder(model, settings["vocab_size"], device)
+        form = importlib.import_module(settings["prompt"]["module"]).PromptForm(model, settings, device)
+        self.decoder = Decoder(model, form, settings["vocab_size"], device)
         self.answers = Answers(config)
         self.pool = ThreadPoolExecutor(settings.get("max_concurrent_rows", 4)) if self.decoupled else None
         self.running: defaultdict[str, set[Stream]] = defaultdict(set)
@@ -85,7 +89,7 @@ class TritonPythonModel:
         else:
             beams = [list(self.decoder.tokens(row, cancelled))]
         context = self.decoder.context_logits(row) if row.context_logits else None
-        return self.answers.tensors(row, beams, context, [] if row.exclude_input else row.prompt)
+        return self.answers.tensors(row, beams, context, [] if row.exclude_input else row.history)
 
     def _start(self, request: pb_utils.InferenceRequest, pool: ThreadPoolExecutor) -> None:
         """Read a request and hand its rows to the pool; errors and stop requests are answered at once."""
