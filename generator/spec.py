@@ -217,6 +217,19 @@ class BuildSpec:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What stands behind a model, for the status table.
+
+    Attributes:
+        oracle: whose ids, pixels, rows and text ours are compared with through a real Triton.
+        original: what running the model's own code beside it showed; "" = transformers is the original.
+    """
+
+    oracle: str
+    original: str = ""
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A model of TensorRT-LLM's multimodal guide.
 
@@ -249,6 +262,7 @@ class ModelSpec:
     image_prefix: str
     torch: TorchSpec
     build: BuildSpec
+    evidence: Evidence
     prompt: PromptSpec = PromptSpec()
     layout: LayoutSpec = LayoutSpec()
     media: MediaSpec = MediaSpec()

@@ -9,6 +9,7 @@ from generator.spec import (
     BuildSpec,
     CheckpointSpec,
     Conversation,
+    Evidence,
     ModelSpec,
     Piece,
     PixelSpec,
@@ -50,4 +51,5 @@ SPEC = ModelSpec(
     image_required=True,
     torch=TorchSpec("hf_blip2", llm_attribute="language_model"),
     build=BuildSpec(converter="opt", vision_arguments="--model_type blip2", convert_arguments="--model_type blip2"),
+    evidence=Evidence("transformers: Blip2ForConditionalGeneration, Blip2Processor"),
 )

@@ -8,6 +8,7 @@ from generator.spec import (
     BuildSpec,
     CheckpointSpec,
     Conversation,
+    Evidence,
     LayoutSpec,
     ModelSpec,
     Piece,
@@ -73,4 +74,5 @@ SPEC = ModelSpec(
         convert_arguments="--gpt_variant persimmon",
         fused_mlp=True,
     ),
+    evidence=Evidence("transformers: FuyuForCausalLM, FuyuProcessor"),
 )

@@ -9,6 +9,7 @@ from generator.spec import (
     BuildSpec,
     CheckpointSpec,
     Conversation,
+    Evidence,
     ModelSpec,
     Piece,
     PixelSpec,
@@ -50,4 +51,5 @@ SPEC = ModelSpec(
     build=BuildSpec(
         converter="gpt", vision_arguments="--model_type kosmos-2", convert_arguments="--gpt_variant kosmos-2"
     ),
+    evidence=Evidence("transformers: Kosmos2ForConditionalGeneration, Kosmos2Processor"),
 )

@@ -8,6 +8,7 @@ where TensorRT-LLM's own runner has two BOS and the newline before it).
 from generator.spec import (
     BuildSpec,
     Conversation,
+    Evidence,
     ModelSpec,
     PixelSpec,
     Tokens,
@@ -52,4 +53,5 @@ SPEC = ModelSpec(
     torch=TorchSpec("hf_llava"),
     build=BuildSpec(converter="llama", vision_arguments="--model_type llava", fused_mlp=True),
     max_images=1,
+    evidence=Evidence("transformers: LlavaForConditionalGeneration, LlavaProcessor"),
 )

@@ -12,6 +12,7 @@ from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.spec import (
     BuildSpec,
     Conversation,
+    Evidence,
     LayoutSpec,
     ModelSpec,
     PixelSpec,
@@ -78,4 +79,5 @@ SPEC = ModelSpec(
     constants=("image_newlines.safetensors", ("image_newline",)),
     torch=TorchSpec("hf_llava_next"),
     build=BuildSpec(converter="llama", vision_arguments="--model_type llava_next", fused_mlp=True),
+    evidence=Evidence("transformers: LlavaNextForConditionalGeneration, LlavaNextProcessor"),
 )

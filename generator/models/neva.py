@@ -10,6 +10,7 @@ from generator.spec import (
     BuildSpec,
     CheckpointSpec,
     Conversation,
+    Evidence,
     ModelSpec,
     Piece,
     PromptSpec,
@@ -65,4 +66,5 @@ SPEC = ModelSpec(
         vision_arguments="--model_type neva",
         convert_arguments=f"--nemo_rename_key {RENAMED_KEYS}",
     ),
+    evidence=Evidence("transformers: Siglip and Nemotron; sentencepiece; NeMo's projector and prompt composed anew"),
 )

@@ -12,6 +12,7 @@ from generator.spec import (
     BuildSpec,
     CheckpointSpec,
     Conversation,
+    Evidence,
     LayoutSpec,
     ModelSpec,
     PixelSpec,
@@ -69,4 +70,8 @@ SPEC = ModelSpec(
     default_images=1,
     torch=TorchSpec("phi3_vision", llm_module="phi3_vision_llm"),
     build=BuildSpec(converter="phi", vision_arguments="--model_type phi-3-vision"),
+    evidence=Evidence(
+        "transformers: CLIP and Phi3; the HD transform and arrangement of the model's own code composed anew",
+        original="equal pixels, ids and features",
+    ),
 )

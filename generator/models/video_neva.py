@@ -10,6 +10,7 @@ from generator.spec import (
     BuildSpec,
     CheckpointSpec,
     Conversation,
+    Evidence,
     LayoutSpec,
     MediaSpec,
     ModelSpec,
@@ -69,4 +70,5 @@ SPEC = ModelSpec(
     vision_dtype="bfloat16",
     torch=TorchSpec("neva_layout", llm_module="nemo_llm"),
     build=BuildSpec(converter="quantization", vision_arguments="--model_type video-neva", quantize=True),
+    evidence=Evidence("transformers: CLIP and Nemotron; sentencepiece; frames, projector and prompt composed anew"),
 )

@@ -9,6 +9,7 @@ numbers take precedence.
 from generator.spec import (
     BuildSpec,
     Conversation,
+    Evidence,
     ModelSpec,
     PixelSpec,
     Tokens,
@@ -127,4 +128,8 @@ SPEC = ModelSpec(
     llm_folder="llm",
     max_images=None,
     default_images=4,
+    evidence=Evidence(
+        "transformers: Siglip and Llama; VILA's projector and prompt rules composed anew",
+        original="equal pixels, ids and projector",
+    ),
 )
