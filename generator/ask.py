@@ -86,7 +86,7 @@ def ask(
     with client:
         try:
             config = client.get_model_config(model).config
-            inputs = _inputs(config, values)
+            inputs = inputs_of(config, values)
             if config.model_transaction_policy.decoupled:
                 yield from _streamed(client, model, inputs)
             else:
@@ -157,7 +157,7 @@ def run(
     return 0
 
 
-def _inputs(config: Any, values: Mapping[str, Any]) -> list[InferInput]:
+def inputs_of(config: Any, values: Mapping[str, Any]) -> list[InferInput]:
     """`values` as tensors [1, ...] of the types that the model's config declares."""
     import numpy as np
     from tritonclient.grpc import InferInput, model_config_pb2

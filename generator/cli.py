@@ -157,6 +157,14 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--temperature", type=float)
     ask.add_argument("--times", action="store_true", help="print the time each step took")
     ask.set_defaults(run=_ask)
+
+    openai = commands.add_parser("openai", help="an OpenAI-compatible gateway and a page to try it")
+    openai.add_argument("repository", metavar="REPO-or-URL", help="a repository, or host:port of a server's gRPC")
+    openai.add_argument("--url", metavar="HOST:PORT", help="a server that has REPO loaded (default: start one)")
+    openai.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    openai.add_argument("--port", type=_positive, default=9000, help="port to listen on (default: 9000)")
+    openai.add_argument("--served-model-name", metavar="NAME", help="what clients call the model (default: variant)")
+    openai.set_defaults(run=_openai)
     return parser
 
 
@@ -285,6 +293,23 @@ def _ask(arguments: argparse.Namespace) -> int:
         )
     except server.ServerError as problem:
         found = error("ask", problem.message, arguments.url, problem.remedy)
+        raise Refused(found, exit_code=EXIT_ENVIRONMENT) from None
+
+
+def _openai(arguments: argparse.Namespace) -> int:
+    from generator import server
+    from generator.gateway import serve
+
+    try:
+        return serve.run(
+            arguments.repository,
+            url=arguments.url,
+            host=arguments.host,
+            port=arguments.port,
+            model=arguments.served_model_name,
+        )
+    except server.ServerError as problem:
+        found = error("openai", problem.message, arguments.repository, problem.remedy)
         raise Refused(found, exit_code=EXIT_ENVIRONMENT) from None
 
 

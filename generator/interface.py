@@ -129,8 +129,12 @@ def public_outputs(plan: Plan) -> tuple[Tensor, ...]:
 
 
 def _texts(plan: Plan) -> tuple[Tensor, ...]:
-    """What postprocessing makes: the answer's text and what else the model's texts hold, one per beam."""
-    return tuple(Tensor(name, "STRING", (-1,)) for name in ("text_output", *plan.spec.post.outputs))
+    """What postprocessing makes, per beam: the answer's text, what else the model's texts hold, and its length.
+
+    `output_tokens` is ours: a client that accounts for tokens cannot count them in the text.
+    """
+    texts = (Tensor(name, "STRING", (-1,)) for name in ("text_output", *plan.spec.post.outputs))
+    return (*texts, Tensor("output_tokens", "INT32", (-1,)))
 
 
 def preprocessing(plan: Plan) -> Model:

@@ -117,12 +117,16 @@ def _step_files(env: jinja2.Environment, root: Path, plan: Plan, role: str) -> F
         chosen = [code / "model.py", *(path for path in candidates if path.is_file())]
         for module in imported_modules(chosen, folders):
             files[f"1/{module.name}"] = module.read_bytes()
-        files["1/settings.json"] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+        files["1/settings.json"] = _json(values)
     else:
         files["1/.gitkeep"] = b""  # Triton wants a version folder; this model has no files in it
     if role in NEED_TOKENIZER and plan.tokenizer:
         files[f"1/{plan.spec.tokenizer.file}"] = plan.tokenizer.content
     return files
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def render(plan: Plan) -> Files:
@@ -137,6 +141,7 @@ def render(plan: Plan) -> Files:
     for role in plan.roles:
         for relative, content in _step_files(env, root, plan, role).items():
             files[f"{plan.names[role]}/{relative}"] = content
+    files["chat.json"] = _json(settings.chat(plan))
     for name in TOP_LEVEL:
         if name == "build_engines.sh.jinja" and plan.runtime != "trtllm":
             continue

@@ -78,6 +78,17 @@ def postprocessing(plan: Plan) -> dict[str, Any]:
     }
 
 
+def chat(plan: Plan) -> dict[str, Any]:
+    """How a conversation is written for this model, for gateways that render several turns (chat.json)."""
+    talk, whole = plan.conversation, plan.prompt.get("template")
+    return {
+        "model": plan.variant.name,
+        "template": whole or "{text}",
+        "following": talk.following if whole else "",
+        "image_prefix": plan.spec.image_prefix,
+    }
+
+
 def front(plan: Plan) -> dict[str, Any]:
     parts = interface.models(plan)
     texts = [t.name for t in parts["postprocessing"].outputs]

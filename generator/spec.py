@@ -36,11 +36,18 @@ class PixelSpec:
 
 @dataclass(frozen=True)
 class Conversation:
-    """The prompt around the user's text: `template` holds {text}; `stop_words` end an answer besides end_id."""
+    """The prompt around the user's text.
+
+    Attributes:
+        template: holds {text}.
+        stop_words: end an answer besides end_id.
+        following: what continues a conversation after a turn; holds {answer} and {text}; "" = a single turn only.
+    """
 
     name: str
     template: str
     stop_words: tuple[str, ...] = ()
+    following: str = ""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def _variant(name: str, hidden_size: int) -> Variant:
         max_positions=4096,
         rows_per_image=576,  # (336 / 14) ** 2, the class token dropped
         pixels=PIXELS,
-        conversation=Conversation("vicuna", "USER: {text} ASSISTANT:"),
+        conversation=Conversation("vicuna", "USER: {text} ASSISTANT:", following=" {answer} USER: {text} ASSISTANT:"),
         tokens=Tokens(bos=1, end=2, pad=32001, image=32000),
     )
 

@@ -25,11 +25,12 @@ TILE = 336
 SIDE = 24  # rows per side of a tile: 336 / 14
 GRIDS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))  # (height, width), in the checkpoint's order
 
-MISTRAL = Conversation("mistral_instruct", "[INST] {text} [/INST]")
+MISTRAL = Conversation("mistral_instruct", "[INST] {text} [/INST]", following=" {answer}</s>[INST] {text} [/INST]")
 HERMES_2 = Conversation(
     "hermes-2",
     "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n{text}<|im_end|><|im_start|>assistant\n",
     stop_words=("<|im_end|>",),
+    following="{answer}<|im_end|><|im_start|>user\n{text}<|im_end|><|im_start|>assistant\n",
 )
 
 

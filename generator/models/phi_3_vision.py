@@ -46,7 +46,12 @@ SPEC = ModelSpec(
             short_positions=4096,
             rows_per_image=SIDE**2,
             pixels=PixelSpec(steps=(), shape=(3, TILE, TILE), mean=CLIP_MEAN, std=CLIP_STD, resample=2),
-            conversation=Conversation("phi-3", "<|user|>\n{text}<|end|>\n<|assistant|>\n", stop_words=("<|end|>",)),
+            conversation=Conversation(
+                "phi-3",
+                "<|user|>\n{text}<|end|>\n<|assistant|>\n",
+                stop_words=("<|end|>",),
+                following="{answer}<|end|>\n<|user|>\n{text}<|end|>\n<|assistant|>\n",
+            ),
             tokens=Tokens(bos=1, end=32000, pad=32000),
         ),
     ),

@@ -21,6 +21,7 @@ VICUNA_V1 = Conversation(
     "vicuna_v1",
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the user's questions. USER: {text} ASSISTANT:",
+    following=" {answer}</s>USER: {text} ASSISTANT:",
 )
 # The original code spells out the begin token and its tokenizer adds another: the model has always seen two.
 LLAMA_3 = Conversation(
@@ -30,11 +31,14 @@ LLAMA_3 = Conversation(
     "tasks using natural language.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\n",
     stop_words=("<|eot_id|>",),
+    following="{answer}<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
 )
 HERMES_2 = Conversation(
     "hermes-2",
     "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n{text}<|im_end|><|im_start|>assistant\n",
     stop_words=("<|im_end|>",),
+    following="{answer}<|im_end|><|im_start|>user\n{text}<|im_end|><|im_start|>assistant\n",
 )
 
 SIGLIP_384 = PixelSpec(

@@ -133,8 +133,8 @@ class TritonPythonModel:
                     continue  # read to the end: only then has the LLM let go of the request
                 try:
                     extra = [tensor for name, tensor in result.items() if name not in NOT_FOR_CLIENTS]
-                    answer = self.whole_texts(result, wanted) if text is None else [piece_of(text, result)]
-                    if text is None or extra or answer[0].as_numpy().any():
+                    answer = self.whole_texts(result, wanted) if text is None else pieces_of(text, result, wanted)
+                    if text is None or len(answer) > 1 or extra or answer[0].as_numpy().any():
                         ticket.send([*answer, *extra, *index_of(ticket, row)])
                         silent = False
                 except Exception as error:
@@ -173,10 +173,12 @@ def value_of(inputs: Tensors, name: str, default: Any) -> Any:
     return inputs[name].as_numpy().reshape(-1)[0].item() if name in inputs else default
 
 
-def piece_of(text: TextStream, result: Tensors) -> pb_utils.Tensor:
-    """What the tokens of one response [1, 1, n] add to the text."""
+def pieces_of(text: TextStream, result: Tensors, wanted: set[str]) -> list[pb_utils.Tensor]:
+    """What the tokens of one response [1, 1, n] add to the text, and how many they are."""
     count = int(result["sequence_length"].as_numpy().reshape(-1)[0])
-    return text_output(text.push(result["output_ids"].as_numpy()[0, 0, :count].tolist()))
+    piece = text_output(text.push(result["output_ids"].as_numpy()[0, 0, :count].tolist()))
+    number = pb_utils.Tensor("output_tokens", np.array([[count]], dtype=np.int32))
+    return [piece, number] if "output_tokens" in wanted else [piece]
 
 
 def text_output(text: str) -> pb_utils.Tensor:

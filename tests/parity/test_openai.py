@@ -1,0 +1,171 @@
+"""The OpenAI gateway before a served repository: the official client gets exactly the oracle's answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+
+from tests import photos
+from tests.parity.conftest import MAX_TOKENS, Served
+
+STREAMED = "vila"
+PLAIN = "llava"
+
+
+def uri(image: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(image).decode()
+
+
+def message(text: str, images: tuple[bytes, ...] = ()) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": uri(image)}} for image in images]
+    return {"role": "user", "content": [{"type": "text", "text": text}, *parts]}
+
+
+def gateway(served: Served) -> Iterator[str]:
+    """`gen-repo openai` before the server; yields its base URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "generator",
+        "openai",
+        str(served.folder),
+        "--url",
+        served.grpc,
+        "--port",
+        str(port),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            for _ in range(150):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                    break
+                except OSError:
+                    assert process.poll() is None, process.stdout and process.stdout.read()
+                    time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def streamed_url(streaming: Served) -> Iterator[str]:
+    yield from gateway(streaming)
+
+
+@pytest.fixture(scope="module")
+def plain_url(served: Served) -> Iterator[str]:
+    yield from gateway(served)
+
+
+def client_of(url: str) -> tuple[openai.OpenAI, str]:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
+    [model] = client.models.list().data
+    return client, model.id
+
+
+def whole(client: openai.OpenAI, model: str, messages: list[Any], **options: Any) -> Any:
+    return client.chat.completions.create(model=model, messages=messages, max_tokens=MAX_TOKENS, **options)
+
+
+def streamed(client: openai.OpenAI, model: str, messages: list[Any]) -> tuple[list[str], Any]:
+    pieces, usage = [], None
+    for chunk in whole(client, model, messages, stream=True, stream_options={"include_usage": True}):
+        pieces += [choice.delta.content for choice in chunk.choices if choice.delta.content]
+        usage = chunk.usage or usage
+    return pieces, usage
+
+
+@pytest.mark.parametrize("streaming", [STREAMED], indirect=True)
+class TestStreamingRepository:
+    def test_answers_whole_and_streamed(self, streaming: Served, streamed_url: str) -> None:
+        client, model = client_of(streamed_url)
+        for index in range(0, len(streaming.cases), 8):
+            case, wanted = streaming.cases[index], streaming.expected[index]
+            answer = whole(client, model, [message(case.text, case.images)])
+            pieces, usage = streamed(client, model, [message(case.text, case.images)])
+            assert answer.choices[0].message.content == wanted == "".join(pieces), case.name
+            assert answer.usage == usage and usage.prompt_tokens == len(streaming.oracle.ids(case.text, case.images))
+            assert usage.completion_tokens <= MAX_TOKENS and len(pieces) > 1
+            assert answer.choices[0].finish_reason == ("length" if usage.completion_tokens == MAX_TOKENS else "stop")
+
+    def test_a_second_turn(self, streaming: Served, streamed_url: str) -> None:
+        client, model = client_of(streamed_url)
+        photo, other = photos.encoded("china"), photos.encoded("flower")
+        messages = [
+            message("What?", (photo,)),
+            {"role": "assistant", "content": "A {roof}."},
+            message("This?", (other,)),
+        ]
+        first = streaming.oracle.prompt("What?", 1)
+        raw = f"{first} A {{roof}}.</s>USER: <image>\nThis? ASSISTANT:"
+        wanted = streaming.oracle.generate(raw, [photo, other], MAX_TOKENS, raw=True)[1]
+        assert whole(client, model, messages).choices[0].message.content == wanted
+
+    def test_16_clients_at_once(self, streaming: Served, streamed_url: str) -> None:
+        client, model = client_of(streamed_url)
+        with ThreadPoolExecutor(16) as pool:
+            asked = [message(case.text, case.images) for case in streaming.cases[:32]]
+            answers = list(pool.map(lambda one: "".join(streamed(client, model, [one])[0]), asked))
+        assert answers == streaming.expected[:32]
+
+    def test_errors_are_openais(self, streaming: Served, streamed_url: str) -> None:
+        client, model = client_of(streamed_url)
+        with pytest.raises(openai.NotFoundError, match="does not exist"):
+            whole(client, "gpt-4o", [message("x")])
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError, match="max_seq_len") as refused:
+                client.chat.completions.create(model=model, messages=[message("x")], max_tokens=99999, stream=stream)
+            assert refused.value.body["type"] == "invalid_request_error"  # type: ignore[index,call-overload]
+        with pytest.raises(openai.BadRequestError, match="not among the image hosts"):
+            parts = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
+            whole(client, model, [{"role": "user", "content": parts}])
+        request = urllib.request.Request(  # noqa: S310 - our own server
+            f"{streamed_url}/v1/chat/completions", b"{", {"Content-Type": "application/json"}
+        )
+        with pytest.raises(urllib.error.HTTPError) as broken:
+            urllib.request.urlopen(request, timeout=10)  # noqa: S310 - our own server
+        assert broken.value.code == 400 and "not JSON" in json.load(broken.value)["error"]["message"]
+
+    def test_clients_that_leave_end_their_answers(self, streaming: Served, streamed_url: str) -> None:
+        """Forty answers of 2000 tokens each: the LLM takes four at a time, so the last would wait for minutes."""
+        client, model = client_of(streamed_url)
+        patient = client.with_options(timeout=20)
+        for _ in range(40):
+            stream = patient.chat.completions.create(
+                model=model, messages=[message("Go on")], max_tokens=2000, stream=True
+            )
+            next(iter(stream))
+            stream.close()
+        case, wanted = streaming.cases[0], streaming.expected[0]
+        assert whole(patient, model, [message(case.text, case.images)]).choices[0].message.content == wanted
+
+    def test_the_page_is_there(self, streaming: Served, streamed_url: str) -> None:
+        with urllib.request.urlopen(f"{streamed_url}/", timeout=10) as page:  # noqa: S310 - our own server
+            assert b"v1/chat/completions" in page.read()
+
+
+@pytest.mark.parametrize("served", [PLAIN], indirect=True)
+def test_a_plain_repository_streams_its_answer_in_one_piece(served: Served, plain_url: str) -> None:
+    client, model = client_of(plain_url)
+    index = next(i for i, case in enumerate(served.cases) if case.images)
+    case, wanted = served.cases[index], served.expected[index]
+    assert whole(client, model, [message(case.text, case.images)]).choices[0].message.content == wanted
+    pieces, usage = streamed(client, model, [message(case.text, case.images)])
+    assert pieces == [wanted] and usage.prompt_tokens == len(served.oracle.ids(case.text, case.images))

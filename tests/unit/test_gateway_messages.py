@@ -1,0 +1,113 @@
+"""Chat messages to one text and its images, and the parameters of a request."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generator.gateway.completion import Request
+from generator.gateway.messages import BadRequest, ChatFormat, question
+
+CHAT = ChatFormat("tiny", "SYS USER: {text} ASSISTANT:", " {answer}</s>USER: {text} ASSISTANT:", "<image>\n")
+SINGLE = ChatFormat("single", "{text}", "", "")
+URI = "data:image/png;base64,AAAA"
+
+
+def user(text: str, *images: str) -> dict[str, Any]:
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+    return {"role": "user", "content": [{"type": "text", "text": text}, *parts]}
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def test_one_turn_is_left_to_the_server() -> None:
+    asked = question([user("What?", URI, "https://a/b.png")], CHAT)
+    assert (asked.text, asked.images, asked.apply_chat_template) == ("What?", (URI, "https://a/b.png"), True)
+    assert question([{"role": "user", "content": "plain"}], None).text == "plain"
+
+
+def test_several_turns_are_written_in_the_models_format() -> None:
+    asked = question([user("a", URI), said("b"), user("c", URI, URI), said("d"), user("e")], CHAT)
+    assert asked.text == (
+        "SYS USER: <image>\na ASSISTANT: b</s>USER: <image>\n<image>\nc ASSISTANT: d</s>USER: e ASSISTANT:"
+    )
+    assert asked.images == (URI,) * 3 and not asked.apply_chat_template
+
+
+def test_a_system_message_stands_before_the_first_text() -> None:
+    assert question([{"role": "system", "content": "Be brief."}, user("a")], CHAT).text == "Be brief.\na"
+    asked = question([{"role": "developer", "content": "Be brief."}, user("a"), said("b"), user("c")], CHAT)
+    assert asked.text.startswith("SYS USER: Be brief.\na ASSISTANT:")
+
+
+@given(st.text(), st.text(), st.text())
+def test_braces_in_messages_are_text(first: str, answer: str, second: str) -> None:
+    asked = question([user(first), said(answer), user(second)], CHAT)
+    assert asked.text == f"SYS USER: {first} ASSISTANT: {answer}</s>USER: {second} ASSISTANT:"
+
+
+@pytest.mark.parametrize(
+    ("messages", "chat", "part"),
+    [
+        ([], CHAT, "no user message"),
+        ([said("b")], CHAT, "'assistant'"),
+        ([user("a"), user("b")], CHAT, "take turns"),
+        ([user("a"), said("b")], CHAT, "last message"),
+        ([user("a"), {"role": "assistant", "content": [{"type": "image_url", "image_url": URI}]}, user("c")], CHAT, "hold images"),
+        ([{"role": "tool", "content": "x"}], CHAT, "'tool'"),
+        ([{"role": "user", "content": [{"type": "input_audio"}]}], CHAT, "'input_audio'"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], CHAT, "no url"),
+        ([{"role": "user", "content": None}], CHAT, "a text or a list"),
+        ([user("a"), said("b"), user("c")], SINGLE, "no form for a second turn"),
+        ([user("a"), said("b"), user("c")], None, "start the gateway with its folder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_refused(messages: list[Any], chat: ChatFormat | None, part: str) -> None:
+    with pytest.raises(BadRequest, match=re.escape(part)):
+        question(messages, chat)
+
+
+def read(**body: Any) -> Request:
+    return Request.read({"model": "tiny", "messages": [user("a")], **body}, "tiny", CHAT)
+
+
+def test_parameters_become_inputs() -> None:
+    asked = read(max_completion_tokens=7, stop="\n", seed=3, temperature=0.5, top_p=0.9, presence_penalty=1)
+    assert asked.values == {
+        "text_input": "a",
+        "apply_chat_template": True,
+        "max_tokens": 7,
+        "stop_words": ["\n"],
+        "seed": 3,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "presence_penalty": 1,
+    }
+
+
+def test_temperature_alone_samples_and_zero_is_greedy() -> None:
+    assert read(temperature=0.7).values["top_p"] == 1.0
+    greedy = read(temperature=0, top_p=0.9).values
+    assert not greedy.keys() & {"temperature", "top_p"}
+
+
+def test_usage_is_told_unless_a_stream_does_not_ask() -> None:
+    assert read().wants_usage and not read(stream=True).wants_usage
+    assert read(stream=True, stream_options={"include_usage": True}).wants_usage
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"n": 2}, {"logprobs": True}, {"tools": [{}]}, {"max_tokens": 0}, {"max_tokens": "8"}, {"stop": [""]}, {"seed": "x"},
+     {"temperature": True}, {"model": "other"}, {"messages": "hi"}, {"response_format": {"type": "json_object"}}],
+)  # fmt: skip
+def test_parameters_that_cannot_be_honoured_are_refused_by_name(body: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest) as refused:
+        read(**body)
+    assert refused.value.parameter == next(iter(body))
