@@ -20,6 +20,11 @@ def _tokenizer(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _decoding_tokenizer(plan: Plan) -> dict[str, Any]:
+    replacements = plan.tokenizer.replacements if plan.tokenizer else ()
+    return _tokenizer(plan) | ({"replacements": [list(pair) for pair in replacements]} if replacements else {})
+
+
 def preprocessing(plan: Plan) -> dict[str, Any]:
     limits, tokens = plan.limits, plan.tokens
     return {
@@ -72,7 +77,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
 def postprocessing(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.variant.name,
-        "tokenizer": _tokenizer(plan),
+        "tokenizer": _decoding_tokenizer(plan),
         "skip_special_tokens": True,
         "texts": {"module": plan.spec.post.module},
     }
@@ -95,7 +100,7 @@ def front(plan: Plan) -> dict[str, Any]:
     passed = [t.name for t in parts[FRONT].outputs if t.name not in texts]
     return {
         "model": plan.variant.name,
-        "tokenizer": _tokenizer(plan),
+        "tokenizer": _decoding_tokenizer(plan),
         "skip_special_tokens": True,
         "steps": {role: plan.names[role] for role in ROLES},
         "preprocessing_inputs": [t.name for t in parts["preprocessing"].inputs],
