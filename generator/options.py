@@ -29,6 +29,7 @@ class Options:
     streaming: bool = False
     kv_cache_reuse: bool = False
     tokenizer: Literal["hf", "checkpoint"] = "hf"
+    frame_order: Literal["rgb", "bgr"] | None = None
     name: str | None = None
     image_hosts: tuple[str, ...] = ()
     path_map: tuple[tuple[str, str], ...] = ()
@@ -51,6 +52,7 @@ class Options:
             "route": self.route,
             "max_batch_size": self.max_batch_size,
             "max_images": self.max_images,
+            "frame_order": self.frame_order,
             "name": self.name,
             "image_hosts": list(self.image_hosts),
             "path_map": [list(pair) for pair in self.path_map],

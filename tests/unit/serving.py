@@ -103,7 +103,7 @@ def settings(*, image_token: bool = True, **changes: Any) -> Any:
             "dtype": "float16",
         },
         "layout": {"module": "fixed_rows"},
-        "media": {"module": "images", "needed": "an image", "input": "image_encoded_input"},
+        "media": {"module": "images", "needed": "an image", "input": "image_encoded_input", "noun": "image"},
         "rows_per_image": ROWS,
         "constant_rows": 0,
         "release": {"min_tokens": "min_length", "seed": "random_seed", "extra_ids": True},
