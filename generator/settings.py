@@ -10,6 +10,7 @@ from generator.plan import FRONT, ROLES, Plan
 from generator.routes import TABLE
 
 FRONT_THREADS = 64
+NUMBERS = {"bfloat16": "bfloat16"}  # dtype of pixels that numpy lacks -> the module that has it
 
 
 def _tokenizer(plan: Plan) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "std": list(plan.pixels.std),
             "shape": list(plan.pixels.shape),
             "dtype": plan.vision_dtype,
+            "module": NUMBERS.get(plan.vision_dtype, "numpy_numbers"),
         },
         "layout": plan.layout,
         "media": {

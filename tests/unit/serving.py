@@ -101,6 +101,7 @@ def settings(*, image_token: bool = True, **changes: Any) -> Any:
             "std": CLIP_STD,
             "shape": [3, 336, 336],
             "dtype": "float16",
+            "module": "numpy_numbers",
         },
         "layout": {"module": "fixed_rows"},
         "media": {"module": "images", "needed": "an image", "input": "image_encoded_input", "noun": "image"},

@@ -49,6 +49,7 @@ class Pixels(TypedDict):
     std: list[float]
     shape: list[int]  # channels, height, width
     dtype: str  # float16, bfloat16 or float32
+    module: str  # numpy_numbers or bfloat16: arrays and tensors of that dtype
 
 
 class Layout(TypedDict):
