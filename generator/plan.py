@@ -151,7 +151,7 @@ def release_of(options: Options, spec: ModelSpec, facts: Facts) -> tuple[str, li
     parts = re.match(r"\d+\.\d+(\.\d+)?", engine.version)
     same = [r for r in contract.releases() if parts and r.split(".")[:2] == parts.group().split(".")[:2]]
     exact = parts.group() if parts and parts.group() in same else (same[-1] if same else None)
-    where = engine.folder / "config.json"
+    where = engine.config
     if exact is None:
         what = f"the LLM engine was built by TensorRT-LLM {engine.version}, which is not a known release"
         remedy = "build the engine with one of " + ", ".join(contract.releases())

@@ -96,3 +96,8 @@ class Blip2T5Oracle(Blip2Oracle):
         if new[:1] != [self.start_id]:
             raise ValueError(f"the decoder began with {new[:1]}, not with its start token {self.start_id}")
         return new[1:]
+
+    def selected(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """As the language model gets them, rounded to its dtype."""
+        rows = torch.from_numpy(super().selected(images))
+        return rows.to(self.model.dtype).float().numpy()  # type: ignore[no-any-return]
