@@ -238,7 +238,10 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     parameters, more = _llm_parameters(
         options,
         {
-            "gpt_model_path": map_path(facts.places.llm_engine, options.path_map),
+            "gpt_model_path": map_path(
+                facts.places.llm_engine / "decoder" if spec.separate_decoder else facts.places.llm_engine,
+                options.path_map,
+            ),
             "max_beam_width": str(llm.max_beam_width if llm else 1),
             "enable_kv_cache_reuse": "true" if options.kv_cache_reuse else "false",
             # half of the cache for what the decoder attends to, and its prompt is too short to chunk
