@@ -10,6 +10,7 @@ from generator.spec import (
     BuildSpec,
     CheckpointSpec,
     Conversation,
+    Evidence,
     ModelSpec,
     Piece,
     PixelSpec,
@@ -56,5 +57,6 @@ SPEC = ModelSpec(
     torch=TorchSpec("hf_blip2", llm_attribute="language_model", prompt_form="encoder_prompt"),
     build=BuildSpec(converter="enc_dec", vision_arguments="--model_type blip2", convert_arguments="--model_type blip2"),
     routes=("python_enc_dec",),
+    evidence=Evidence("transformers: Blip2ForConditionalGeneration, Blip2Processor; T5 in bfloat16 under fp16 rows"),
     dtype="bfloat16",
 )

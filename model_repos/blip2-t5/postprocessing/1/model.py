@@ -32,7 +32,7 @@ class TritonPythonModel:
 
     def answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         """text_output and the model's further texts, BYTES [B,beams] each: of output_ids [B,beams,len], cut at
-        sequence_length."""
+        sequence_length; and output_tokens, INT32 [B,beams], those lengths."""
         output_ids, lengths = optional(request, "output_ids"), optional(request, "sequence_length")
         if output_ids is None or lengths is None:
             raise ValueError("the language model must give both output_ids and sequence_length")
@@ -42,4 +42,7 @@ class TritonPythonModel:
             ids = [token for token in output_ids[place][: max(length, 0)].tolist() if token >= 0]
             for name, text in self.texts.of(ids, wanted).items():
                 found.setdefault(name, np.empty(lengths.shape, dtype=np.object_))[place] = text.encode()
-        return [pb_utils.Tensor(name, texts) for name, texts in found.items() if name in wanted]
+        tensors = [pb_utils.Tensor(name, texts) for name, texts in found.items() if name in wanted]
+        if "output_tokens" in wanted:
+            tensors.append(pb_utils.Tensor("output_tokens", np.maximum(lengths, 0).astype(np.int32)))
+        return tensors
