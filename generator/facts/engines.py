@@ -74,8 +74,11 @@ class LlmEngineFacts:
 
 def _engine_folder(folder: Path, sub: str) -> Path:
     """Releases from 0.19 on put both engines below one folder, as `vision` and `llm`."""
-    nested = folder / sub
-    return nested if not (folder / "config.json").exists() and (nested / "config.json").exists() else folder
+
+    def has_engine(place: Path) -> bool:
+        return any((place / part / "config.json").exists() for part in (".", "decoder"))
+
+    return folder / sub if not has_engine(folder) and has_engine(folder / sub) else folder
 
 
 def vision_engine(folder: Path) -> VisionEngineFacts:

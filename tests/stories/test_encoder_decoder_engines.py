@@ -43,6 +43,13 @@ def test_the_guides_own_build_of_blip2_t5(tmp_path: Path, capsys: pytest.Capture
     assert main(["check", str(tmp_path / "repo")]) == 0
 
 
+def test_the_folder_above_both_engines(tmp_path: Path) -> None:
+    engines.encoder_decoder(tmp_path / "llm", **T5)
+    engines.vision(tmp_path / "vision")
+    assert facts.llm_engine(tmp_path) == facts.llm_engine(tmp_path / "llm")
+    assert facts.vision_engine(tmp_path).folder == tmp_path / "vision"
+
+
 def only(part: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         made = engines.encoder_decoder(folder, **T5)
