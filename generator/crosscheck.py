@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from generator import contract
+from generator import build_options, contract
 from generator.facts.gather import Facts
 from generator.findings import Finding, error, warning
 from generator.options import Options
@@ -23,6 +23,7 @@ def check(
         *_llm(spec, facts, route),
         *_variant(spec, variant, facts),
         *_tokenizer(spec, facts),
+        *build_options.check(options, spec, variant, facts),
         *_options(options, variant, facts, release, route),
     ]
 
@@ -70,6 +71,9 @@ def _llm(spec: ModelSpec, facts: Facts, route: Route) -> Iterator[Finding]:
         what = "the LLM engine has no paged KV cache, which in-flight batching needs"
         others = "" if spec.routes[0] == route.name else f", or use --route {spec.routes[0]}"
         yield error("no-paged-kv-cache", what, where, f"build it with --paged_kv_cache enable{others}")
+    if route.paged_kv_cache and not llm.packed_input:
+        what = "the LLM engine was built with padded input, which in-flight batching cannot use"
+        yield error("padded-input", what, where, "build it with --remove_input_padding enable")
     if checkpoint is None:
         return
     if llm.hidden_size != checkpoint.hidden_size:

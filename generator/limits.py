@@ -54,6 +54,7 @@ def decide(
     engine = facts.llm_engine
     entries, tokens = spec.layout.largest(layout) if spec.layout.largest else (1, rows)
     rows *= entries
+    fewest_rows, fewest_tokens = spec.layout.smallest(layout) if spec.layout.smallest else (rows, tokens)
     shared = spec.constant_rows
     if options.max_images is not None and spec.max_images is not None and options.max_images > spec.max_images:
         what = f"{spec.title} takes {spec.max_images} image per prompt, {options.max_images} asked"
@@ -87,9 +88,13 @@ def decide(
         f"max_prompt_embedding_table_size {engine.max_table_rows} / max_batch_size {engine.max_batch_size} "
         f"gives {per_request} prompt table rows per request"
     )
-    if per_request < shared + rows:
-        what = f"{arithmetic}, but one image of {spec.title} has {shared + rows}"
+    if per_request < shared + fewest_rows:
+        least = "" if fewest_rows == rows else " at least"
+        what = f"{arithmetic}, but one image of {spec.title} has{least} {shared + fewest_rows}"
         findings.append(error("table-too-small", what, where, build))
+    elif per_request < shared + rows:
+        what = f"{arithmetic}, but one image of {spec.title} has up to {shared + rows}; larger ones are refused"
+        findings.append(warning("table-too-small", what, where, build))
     elif per_request < needed:
         fits = (per_request - shared) // rows
         what = f"{arithmetic}: {fits} image(s) of {rows} rows, not {images}"
@@ -101,9 +106,14 @@ def decide(
     input_len = min(engine.max_input_len, engine.max_seq_len - 1)
     if engine.max_num_tokens and not engine.paged_context_fmha and engine.max_num_tokens < input_len:
         input_len = engine.max_num_tokens  # without chunked context the whole prompt is one context step
-    if input_len < tokens:
-        what = f"the LLM engine takes {input_len} prompt tokens, one image alone has {tokens}"
-        findings.append(error("input-too-short", what, where, f"build it with --max_input_len {tokens + TEXT_BUDGET}"))
+    longer = f"build it with --max_input_len {tokens + TEXT_BUDGET}"
+    if input_len < fewest_tokens:
+        least = "" if fewest_tokens == tokens else " at least"
+        what = f"the LLM engine takes {input_len} prompt tokens, one image alone has{least} {fewest_tokens}"
+        findings.append(error("input-too-short", what, where, longer))
+    elif input_len < tokens:
+        what = f"the LLM engine takes {input_len} prompt tokens, one image has up to {tokens}; larger ones are refused"
+        findings.append(warning("input-too-short", what, where, longer))
     elif input_len < tokens * images:
         what = f"the LLM engine takes {input_len} prompt tokens, {images} images have {tokens * images}"
         remedy = f"build it with --max_input_len {tokens * images + TEXT_BUDGET}, or use fewer images"

@@ -50,6 +50,10 @@ class LlmEngineFacts:
     max_beam_width: int
     paged_kv_cache: bool
     paged_context_fmha: bool
+    packed_input: bool
+    kv_quantization: str | None
+    lora: bool
+    weight_streaming: bool
     gathers_context_logits: bool
     gathers_generation_logits: bool
 
@@ -152,6 +156,10 @@ def llm_engine(folder: Path) -> LlmEngineFacts:
         max_beam_width=jsonfile.number(build, "max_beam_width", path, "the LLM engine") or 1,
         paged_kv_cache=bool(plugins.get("paged_kv_cache", True)),
         paged_context_fmha=bool(plugins.get("use_paged_context_fmha", False)),
+        packed_input=bool(plugins.get("remove_input_padding", True)),
+        kv_quantization=quantization.get("kv_cache_quant_algo"),
+        lora=bool(plugins.get("lora_plugin")),
+        weight_streaming=bool(build.get("weight_streaming", False)),
         gathers_context_logits=bool(build.get("gather_context_logits", False)),
         gathers_generation_logits=bool(build.get("gather_generation_logits", False)),
     )
