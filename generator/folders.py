@@ -25,9 +25,9 @@ def fill(template: str, dtype: str, quantization: str, tp: int, pp: int) -> Pure
             precision and parallelism, those of another than its own build get one, so that no two builds share files.
     """
     gpus = f"{tp * pp}-gpu" + (f"-pp{pp}" if pp > 1 else "")
-    if tp * pp > 1 and "GPUS" not in template:
-        template += "/GPUS"
     if quantization != NONE and "PRECISION" not in template:
         template += "/PRECISION"
+    if (quantization != NONE or tp * pp > 1) and "GPUS" not in template:
+        template += "/GPUS"
     named = {"PRECISION": precision(dtype, quantization), "DTYPE": dtype, "GPUS": gpus}
     return PurePosixPath(*(named.get(part, part) for part in template.split("/") if part))
