@@ -6,7 +6,6 @@ triton-inference-server/tensorrtllm_backend, later releases from NVIDIA/TensorRT
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
@@ -119,13 +118,14 @@ def resolve(text: str) -> str:
         same = [r for r in known if r.split(".")[:2] == [major, minor]]
         if same and (patch is None or len(same) == 1):
             return same[-1]
-    close = difflib.get_close_matches(text, known, n=1, cutoff=0.0)
+    numbers = [int(number) for number in re.findall(r"\d+", text)]
+    close = next((r for r in known if [int(part) for part in r.split(".")] >= numbers), known[-1])
     raise Refused(
         error(
             "unknown-release",
             f"TensorRT-LLM release {text!r} is not known; known are {', '.join(known)}",
             "--release",
-            f"choose a known release, for example --release {close[0]}",
+            f"choose a known release, for example --release {close}",
         ),
         exit_code=EXIT_USAGE,
     )
