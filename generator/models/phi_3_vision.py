@@ -91,6 +91,7 @@ SPEC = ModelSpec(
         untried=dict.fromkeys(("int8_wo", "int4_wo"), "its converter offers it, the guide never builds it"),
         no_pipeline="its converter refuses pipeline parallelism",
         notes=("The guide's 4608 positions cross the 4096 where the model changes its position factors.",),
+    ),
     evidence=Evidence(
         "transformers: CLIP and Phi3; the HD transform and arrangement of the model's own code composed anew",
         original="equal pixels, ids and features",
