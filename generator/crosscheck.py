@@ -71,7 +71,7 @@ def _llm(spec: ModelSpec, facts: Facts, route: Route) -> Iterator[Finding]:
         what = "the LLM engine has no paged KV cache, which in-flight batching needs"
         others = "" if spec.routes[0] == route.name else f", or use --route {spec.routes[0]}"
         yield error("no-paged-kv-cache", what, where, f"build it with --paged_kv_cache enable{others}")
-    if route.paged_kv_cache and not llm.packed_input:
+    if route.paged_kv_cache and not llm.packed:
         what = "the LLM engine was built with padded input, which in-flight batching cannot use"
         yield error("padded-input", what, where, "build it with --remove_input_padding enable")
     if checkpoint is None:

@@ -50,7 +50,7 @@ class LlmEngineFacts:
     max_beam_width: int
     paged_kv_cache: bool
     paged_context_fmha: bool
-    packed_input: bool
+    packed: bool
     kv_quantization: str | None
     lora: bool
     weight_streaming: bool
@@ -156,7 +156,7 @@ def llm_engine(folder: Path) -> LlmEngineFacts:
         max_beam_width=jsonfile.number(build, "max_beam_width", path, "the LLM engine") or 1,
         paged_kv_cache=bool(plugins.get("paged_kv_cache", True)),
         paged_context_fmha=bool(plugins.get("use_paged_context_fmha", False)),
-        packed_input=bool(plugins.get("remove_input_padding", True)),
+        packed=bool(plugins.get("remove_input_padding", True)),
         kv_quantization=quantization.get("kv_cache_quant_algo"),
         lora=bool(plugins.get("lora_plugin")),
         weight_streaming=bool(build.get("weight_streaming", False)),
