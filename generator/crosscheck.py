@@ -56,6 +56,17 @@ def _vision(spec: ModelSpec, facts: Facts, rows: int) -> Iterator[Finding]:
         yield error("engine-rows", what, where, "build the vision engine from this checkpoint")
 
 
+def vision_batch(spec: ModelSpec, facts: Facts, entries: int) -> Iterator[Finding]:
+    """Whether one call of the vision engine takes all `entries` that one request can have."""
+    vision = facts.vision_engine
+    if vision and vision.max_batch_size and vision.max_batch_size < entries:
+        what = (
+            f"the vision engine takes {vision.max_batch_size} in one call, one request of {spec.title} has up to "
+            f"{entries}: it will be called {-(-entries // vision.max_batch_size)} times"
+        )
+        yield warning("vision-batch", what, vision.folder / "config.json", f"build it with --max_batch_size {entries}")
+
+
 def _llm(spec: ModelSpec, facts: Facts, route: Route) -> Iterator[Finding]:
     llm, checkpoint = facts.llm_engine, facts.checkpoint
     if llm is None:

@@ -208,6 +208,8 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     layout = prompting.layout(spec, facts)
     decided, more = limits.decide(options, spec, variant, facts, rows, layout)
     findings += more
+    entries = spec.layout.largest(layout)[0] if spec.layout.largest else 1
+    findings += crosscheck.vision_batch(spec, facts, entries * decided.max_images)
     findings += crosscheck.check(options, spec, variant, facts, chosen, rows, route)
     tp = llm.tp if llm else options.tp or 1
     pp = llm.pp if llm else options.pp or 1

@@ -364,5 +364,6 @@ class ModelSpec:
             "text_only": not self.image_required,
             "default_release": self.default_release,
             "routes": list(self.routes),
+            "quantizations": ["none", *self.build.quantizations, *self.build.untried],
             "variants": [{"name": v.name, "refused": v.refused, "no_torch": v.no_torch} for v in self.variants],
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-PROGRAMS = ("python", "trtllm-build", "gen-repo", "git")
+PROGRAMS = ("python3", "trtllm-build", "gen-repo", "git")
 REPOSITORY = "<repository>"
 
 

@@ -40,6 +40,10 @@ example() {
   [[ -f $examples/$1 ]] || fail "$examples/$1 is missing: run this in the examples' models/core/multimodal folder, or set TENSORRT_LLM_EXAMPLES"
 }
 
+need() {
+  command -v "$1" > /dev/null || fail "$1 is missing: $2; then run this again, what is built is kept"
+}
+
 # 1. Weights.
 download() {
   if ! made "$checkpoint"; then
@@ -53,7 +57,7 @@ download() {
 convert() {
   made "$converted" && return
   example models/contrib/opt/convert_checkpoint.py
-  python "$examples/models/contrib/opt/convert_checkpoint.py" \
+  python3 "$examples/models/contrib/opt/convert_checkpoint.py" \
     --model_dir "$checkpoint" \
     --output_dir "$converted.part" \
     --dtype float16 \
@@ -64,6 +68,7 @@ convert() {
 # 3. The LLM's engine, for 8 requests at a time x 32 rows of the prompt table.
 llm() {
   made "$llm_engine" && return
+  need trtllm-build "run this where TensorRT-LLM 1.2.1 is installed"
   trtllm-build \
     --checkpoint_dir "$converted" \
     --output_dir "$llm_engine.part" \
@@ -81,7 +86,7 @@ llm() {
 vision() {
   made "$vision_engine" && return
   example models/core/multimodal/build_multimodal_engine.py
-  python "$examples/models/core/multimodal/build_multimodal_engine.py" --model_type blip2 \
+  python3 "$examples/models/core/multimodal/build_multimodal_engine.py" --model_type blip2 \
     --model_path "$checkpoint" \
     --output_dir "$vision_engine.part" \
     --max_batch_size 8
@@ -90,6 +95,7 @@ vision() {
 
 # 5. This repository again, now from the engines' own numbers.
 generate() {
+  need gen-repo "install it here"
   gen-repo --model blip2-opt-2.7b \
     --hf-model-dir "$checkpoint" \
     --visual-engine-dir "$vision_engine" \

@@ -37,6 +37,10 @@ example() {
   [[ -f $examples/$1 ]] || fail "$examples/$1 is missing: run this in the examples' models/core/multimodal folder, or set TENSORRT_LLM_EXAMPLES"
 }
 
+need() {
+  command -v "$1" > /dev/null || fail "$1 is missing: $2; then run this again, what is built is kept"
+}
+
 # 1. Weights.
 download() {
   if ! made "$checkpoint"; then
@@ -50,7 +54,7 @@ download() {
 convert() {
   made "$converted" && return
   example models/core/gpt/convert_checkpoint.py
-  python "$examples/models/core/gpt/convert_checkpoint.py" \
+  python3 "$examples/models/core/gpt/convert_checkpoint.py" \
     --model_dir "$checkpoint" \
     --output_dir "$converted.part" \
     --dtype float16 \
@@ -61,6 +65,7 @@ convert() {
 # 3. The LLM's engine, for 8 requests at a time x 64 rows of the prompt table.
 llm() {
   made "$llm_engine" && return
+  need trtllm-build "run this where TensorRT-LLM 1.2.1 is installed"
   trtllm-build \
     --checkpoint_dir "$converted" \
     --output_dir "$llm_engine.part" \
@@ -79,7 +84,7 @@ llm() {
 vision() {
   made "$vision_engine" && return
   example models/core/multimodal/build_multimodal_engine.py
-  python "$examples/models/core/multimodal/build_multimodal_engine.py" --model_type kosmos-2 \
+  python3 "$examples/models/core/multimodal/build_multimodal_engine.py" --model_type kosmos-2 \
     --model_path "$checkpoint" \
     --output_dir "$vision_engine.part" \
     --max_batch_size 8
@@ -88,6 +93,7 @@ vision() {
 
 # 5. This repository again, now from the engines' own numbers.
 generate() {
+  need gen-repo "install it here"
   gen-repo --model kosmos-2 \
     --hf-model-dir "$checkpoint" \
     --visual-engine-dir "$vision_engine" \

@@ -38,6 +38,10 @@ example() {
   [[ -f $examples/$1 ]] || fail "$examples/$1 is missing: run this in the examples' models/core/multimodal folder, or set TENSORRT_LLM_EXAMPLES"
 }
 
+need() {
+  command -v "$1" > /dev/null || fail "$1 is missing: $2; then run this again, what is built is kept"
+}
+
 # 1. Weights.
 download() {
   [[ -e $checkpoint ]] || fail "$checkpoint is missing: put the NeMo checkpoint of Video NeVA there"
@@ -48,7 +52,7 @@ download() {
 convert() {
   made "$converted" && return
   example quantization/quantize.py
-  python "$examples/quantization/quantize.py" \
+  python3 "$examples/quantization/quantize.py" \
     --nemo_ckpt_path "$checkpoint" \
     --output_dir "$converted.part" \
     --dtype bfloat16 \
@@ -60,6 +64,7 @@ convert() {
 # 3. The LLM's engine, for 8 requests at a time x 3072 rows of the prompt table.
 llm() {
   made "$llm_engine" && return
+  need trtllm-build "run this where TensorRT-LLM 1.2.1 is installed"
   trtllm-build \
     --checkpoint_dir "$converted" \
     --output_dir "$llm_engine.part" \
@@ -78,7 +83,7 @@ llm() {
 vision() {
   made "$vision_engine" && return
   example models/core/multimodal/build_multimodal_engine.py
-  python "$examples/models/core/multimodal/build_multimodal_engine.py" --model_type video-neva \
+  python3 "$examples/models/core/multimodal/build_multimodal_engine.py" --model_type video-neva \
     --model_path "$projector" \
     --output_dir "$vision_engine.part" \
     --max_batch_size 8
@@ -87,6 +92,7 @@ vision() {
 
 # 5. This repository again, now from the engines' own numbers.
 generate() {
+  need gen-repo "install it here"
   gen-repo --model nemotron-3 \
     --hf-model-dir "$checkpoint" \
     --projector "$projector" \

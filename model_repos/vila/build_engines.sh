@@ -42,6 +42,10 @@ example() {
   [[ -f $examples/$1 ]] || fail "$examples/$1 is missing: run this in the examples' models/core/multimodal folder, or set TENSORRT_LLM_EXAMPLES"
 }
 
+need() {
+  command -v "$1" > /dev/null || fail "$1 is missing: $2; then run this again, what is built is kept"
+}
+
 # 1. Weights.
 download() {
   if ! made "$checkpoint"; then
@@ -56,14 +60,14 @@ download() {
     mv "$VILA_PATH.part" "$VILA_PATH"
   fi
   example models/core/multimodal/requirements-vila.txt
-  python -m pip install --requirement "$examples/models/core/multimodal/requirements-vila.txt"
+  python3 -m pip install --requirement "$examples/models/core/multimodal/requirements-vila.txt"
 }
 
 # 2. The LLM's checkpoint in TensorRT-LLM's form: float16, quantization none, tp 1 x pp 1.
 convert() {
   made "$converted" && return
   example models/core/llama/convert_checkpoint.py
-  python "$examples/models/core/llama/convert_checkpoint.py" \
+  python3 "$examples/models/core/llama/convert_checkpoint.py" \
     --model_dir "$checkpoint" \
     --output_dir "$converted.part" \
     --dtype float16
@@ -73,6 +77,7 @@ convert() {
 # 3. The LLM's engine, for 8 requests at a time x 784 rows of the prompt table.
 llm() {
   made "$llm_engine" && return
+  need trtllm-build "run this where TensorRT-LLM 1.2.1 is installed"
   trtllm-build \
     --checkpoint_dir "$converted" \
     --output_dir "$llm_engine.part" \
@@ -91,7 +96,7 @@ llm() {
 vision() {
   made "$vision_engine" && return
   example models/core/multimodal/build_multimodal_engine.py
-  python "$examples/models/core/multimodal/build_multimodal_engine.py" --model_type vila --vila_path "$VILA_PATH" \
+  python3 "$examples/models/core/multimodal/build_multimodal_engine.py" --model_type vila --vila_path "$VILA_PATH" \
     --model_path "$checkpoint" \
     --output_dir "$vision_engine.part" \
     --max_batch_size 32
@@ -100,6 +105,7 @@ vision() {
 
 # 5. This repository again, now from the engines' own numbers.
 generate() {
+  need gen-repo "install it here"
   gen-repo --model vila1.5-3b \
     --hf-model-dir "$checkpoint" \
     --visual-engine-dir "$vision_engine" \

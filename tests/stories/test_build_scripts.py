@@ -213,10 +213,10 @@ def expected(row: Row, release: str, quantization: str, tp: int, pp: int) -> dic
     checkpoint = row.archive or f"tmp/hf_models/{row.variant}"
     root = ".." if release in FLAT else "../../.."
     guide = "multimodal" if release in FLAT else "models/core/multimodal"
-    made = f"python {root}/{row.converter[0 if release in FLAT else 1]}"
+    made = f"python3 {root}/{row.converter[0 if release in FLAT else 1]}"
     extra = dict(row.convert)
     if quantization in QFORMAT:
-        made = f"python {root}/quantization/quantize.py"
+        made = f"python3 {root}/quantization/quantize.py"
         extra = ({"--batch_size": "64"} if row.archive else {}) | QFORMAT[quantization]
     extra |= WEIGHT_ONLY.get(quantization, {})
     extra |= {"--tp_size": str(tp)} if tp > 1 else {}
@@ -229,7 +229,7 @@ def expected(row: Row, release: str, quantization: str, tp: int, pp: int) -> dic
     old_script = "build_visual_engine.py" if release in OLD else "build_multimodal_engine.py"
     side = row.projector or checkpoint
     build: dict[str, str] = {
-        "": f"python {root}/{guide}/{old_script}",
+        "": f"python3 {root}/{guide}/{old_script}",
         "--model_type": row.vision_type,
         "--model_path": side,
         "--output_dir": f"{vision}.part",

@@ -78,7 +78,7 @@ def workshop(folder: Path, **options: object) -> Workshop:
         (folder / name).mkdir(parents=True)
     script = folder / "repository" / "build_engines.sh"
     script.write_bytes(content)
-    for name in ("git", "python", "trtllm-build", "gen-repo"):
+    for name in ("git", "python3", "trtllm-build", "gen-repo"):
         program = folder / "bin" / name
         program.write_text(STAND_IN)
         program.chmod(0o755)
@@ -101,7 +101,7 @@ def test_everything_is_built_once_and_in_order(model: str, release: str, tmp_pat
     done = shop.run()
     assert done.returncode == 0, done.stderr
     order = [call[0] for call in shop.calls if call[0] != "git" and "pip" not in call]
-    assert order[0] == "python" and order[1] == "trtllm-build" and order[-1] == "gen-repo", order
+    assert order[0] == "python3" and order[1] == "trtllm-build" and order[-1] == "gen-repo", order
     last = shop.calls[-1]
     assert last[1] == "--model" and last[last.index("--output") + 1] == str(tmp_path / "repository")
     assert not list((tmp_path / "work").rglob("*.part"))
@@ -115,15 +115,15 @@ def test_everything_is_built_once_and_in_order(model: str, release: str, tmp_pat
 def test_a_step_that_failed_leaves_nothing_and_is_run_again(tmp_path: Path) -> None:
     shop = workshop(tmp_path, model="llava", release="0.16.0")
     assert shop.run(fails="trtllm-build").returncode == 9
-    assert shop.programs == ["git", "python", "trtllm-build"]
+    assert shop.programs == ["git", "python3", "trtllm-build"]
     assert not (tmp_path / "work/tmp/trt_engines/llava-1.5-7b-hf/fp16/1-gpu").exists()
     assert shop.run().returncode == 0
-    assert shop.programs == ["trtllm-build", "python", "gen-repo"]
+    assert shop.programs == ["trtllm-build", "python3", "gen-repo"]
 
 
 def test_each_step_can_be_run_alone(tmp_path: Path) -> None:
     shop = workshop(tmp_path, model="llava")
-    for step, program in {"vision": "python", "download": "git", "convert": "python", "llm": "trtllm-build"}.items():
+    for step, program in {"vision": "python3", "download": "git", "convert": "python3", "llm": "trtllm-build"}.items():
         assert shop.run(step).returncode == 0
         assert shop.programs == [program], step
     assert shop.run("llm", "generate").returncode == 0

@@ -89,6 +89,18 @@ def test_contradicting_engines(
     assert not (tmp_path / "repository").exists()
 
 
+@pytest.mark.parametrize(("built", "times"), [(1, 5), (4, 2), (5, 0)])
+def test_a_vision_engine_for_fewer_than_one_request_has(
+    built: int, times: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = engines.vision(tmp_path / "vision", model_type="llava_next", max_batch_size=built)
+    arguments = ["--output", str(tmp_path / "r"), "--visual-engine-dir", str(folder), "--json"]
+    assert main(["--model", "llava-next", *arguments]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    said = [finding["what"] for finding in findings if finding["code"] == "vision-batch"]
+    assert len(said) == (times > 0) and all(f"called {times} times" in what for what in said)
+
+
 @pytest.mark.parametrize("model", NAMES)
 def test_engine_of_another_model(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = engines.vision(tmp_path / "vision", model_type="another")
