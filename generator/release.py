@@ -62,7 +62,8 @@ class Release:
 
     def builds_vision(self, model_type: str) -> bool:
         """Whether its script builds vision engines of this `--model_type`."""
-        return _position(self.name) <= _position(_vision_build(model_type)["until"])
+        entry = next(entry for entry in _data()["vision_builds"] if model_type in entry["model_types"])
+        return _position(self.name) <= _position(entry["until"])
 
 
 @functools.cache
@@ -73,11 +74,6 @@ def _data() -> dict[str, Any]:
 
 def _position(name: str) -> int:
     return contract.releases().index(name)
-
-
-def _vision_build(model_type: str) -> dict[str, str]:
-    known: dict[str, dict[str, str]] = _data()["vision_builds"]
-    return known[model_type]
 
 
 @functools.cache

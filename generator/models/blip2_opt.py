@@ -60,7 +60,10 @@ SPEC = ModelSpec(
         ),
         not_quantized="its converter knows weight-only quantization alone",
         no_pipeline="its converter splits tensors only",
-        notes=("The guide's command for weight-only quantization lacks --model_type blip2, without which it fails.",),
+        notes=(
+            "The guide's command for weight-only quantization lacks --model_type blip2, without which it fails.",
+            "Known to export with transformers up to 4.45.1; a later one keeps the Q-Former in float32.",
+        ),
     ),
     evidence=Evidence("transformers: Blip2ForConditionalGeneration, Blip2Processor"),
 )

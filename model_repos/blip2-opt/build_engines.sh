@@ -11,6 +11,7 @@
 #
 # Where it differs from the guide:
 # - The guide's command for weight-only quantization lacks --model_type blip2, without which it fails.
+# - Known to export with transformers up to 4.45.1; a later one keeps the Q-Former in float32.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
