@@ -85,6 +85,9 @@ def _llm(spec: ModelSpec, facts: Facts, route: Route) -> Iterator[Finding]:
     if route.paged_kv_cache and not llm.packed:
         what = "the LLM engine was built with padded input, which in-flight batching cannot use"
         yield error("padded-input", what, where, "build it with --remove_input_padding enable")
+    if route.paged_kv_cache and not llm.attention_plugin:
+        what = "the LLM engine was built without the attention plugin, which in-flight batching needs"
+        yield error("no-attention-plugin", what, where, f"build it with --gpt_attention_plugin {llm.dtype}")
     if checkpoint is None:
         return
     if llm.hidden_size != checkpoint.hidden_size:

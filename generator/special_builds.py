@@ -34,7 +34,10 @@ BLIP2_T5 = BuildSpec(
     converted_folder="DTYPE",
     engine_folder="DTYPE",
     not_quantized=NOT_QUANTIZED,
-    notes=("max_encoder_input_len counts the rows of the image as well as the text's tokens.",),
+    notes=(
+        "max_encoder_input_len counts the rows of the image as well as the text's tokens.",
+        "Known to export with transformers up to 4.45.1; a later one keeps the Q-Former in float32.",
+    ),
 )
 DEPLOT = BuildSpec(
     converter="enc_dec",

@@ -51,6 +51,7 @@ class LlmEngineFacts:
     paged_kv_cache: bool
     paged_context_fmha: bool
     packed: bool
+    attention_plugin: bool
     kv_quantization: str | None
     lora: bool
     weight_streaming: bool
@@ -157,6 +158,7 @@ def llm_engine(folder: Path) -> LlmEngineFacts:
         paged_kv_cache=bool(plugins.get("paged_kv_cache", True)),
         paged_context_fmha=bool(plugins.get("use_paged_context_fmha", False)),
         packed=bool(plugins.get("remove_input_padding", True)),
+        attention_plugin=plugins.get("gpt_attention_plugin", "auto") is not None,
         kv_quantization=quantization.get("kv_cache_quant_algo"),
         lora=bool(plugins.get("lora_plugin")),
         weight_streaming=bool(build.get("weight_streaming", False)),

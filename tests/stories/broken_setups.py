@@ -293,6 +293,12 @@ STORIES = [
         ("--remove_input_padding enable",),
     ),
     Story(
+        "no attention plugin",
+        only_llm(plugins={"gpt_attention_plugin": None}),
+        "no-attention-plugin",
+        ("--gpt_attention_plugin float16",),
+    ),
+    Story(
         "reuse with a cache in fp8",
         lambda f: [*only_llm(kv_cache="FP8", plugins={"use_paged_context_fmha": True})(f), "--kv-cache-reuse"],
         "bad-pair",
