@@ -56,6 +56,7 @@ demo: $(VENV)/installed
 goldens: $(VENV)/installed
 	$(BIN)/python -m tests.golden.repositories --write
 	$(BIN)/python -m tests.golden.readme --write
+	$(BIN)/python -m tests.stories.broken_setups --write
 
 clean:
 	rm -rf $(VENV) .checkpoints .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from generator import __version__
+from generator import __version__, quantization
 from generator.findings import EXIT_ENVIRONMENT, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, Finding, Refused, error
 
 Command = Callable[[argparse.Namespace], int]
@@ -73,8 +73,20 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
         default="trtllm",
         help="trtllm: TensorRT engines; torch: the checkpoint with torch and transformers (default: trtllm)",
     )
-    what.add_argument("--release", metavar="R", help="TensorRT-LLM release (default: the engine's, else the newest)")
+    what.add_argument(
+        "--release",
+        metavar="R",
+        help="TensorRT-LLM release, or month of the Triton container (default: the engine's, else the newest)",
+    )
     what.add_argument("--route", metavar="R", help="how the LLM is run, where a model has several ways (see `list`)")
+    what.add_argument(
+        "--quantization",
+        choices=quantization.NAMES,
+        metavar="Q",
+        help=f"of the LLM: {', '.join(quantization.NAMES)} (default: the engine's, else none)",
+    )
+    what.add_argument("--tp", type=_positive, metavar="N", help="GPUs that share each layer of the LLM (default: 1)")
+    what.add_argument("--pp", type=_positive, metavar="N", help="groups of layers of the LLM on GPUs of their own")
     what.add_argument("--max-batch-size", type=_positive, metavar="N", help="requests that run together")
     what.add_argument("--max-images", type=_positive, metavar="N", help="images per prompt")
     what.add_argument("--max-tokens", type=_positive, default=128, metavar="N", help="answer length unless asked (128)")
@@ -199,6 +211,9 @@ def _generate(arguments: argparse.Namespace) -> int:
         runtime=arguments.runtime,
         release=arguments.release,
         route=arguments.route,
+        quantization=arguments.quantization,
+        tp=arguments.tp,
+        pp=arguments.pp,
         max_batch_size=arguments.max_batch_size,
         max_images=arguments.max_images,
         max_tokens=arguments.max_tokens,

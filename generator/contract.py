@@ -6,7 +6,6 @@ triton-inference-server/tensorrtllm_backend, later releases from NVIDIA/TensorRT
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
@@ -34,7 +33,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A backend parameter: `emit` is the value written when nobody decides otherwise, None = left out."""
+    """A backend parameter: `emit` is the value written when nobody decides otherwise, None = left out.
+
+    `groups` is False where the release takes one list, not one per instance.
+    """
 
     name: str
     type: str
@@ -42,6 +44,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     min: float | None = None
     max: float | None = None
+    groups: bool = True
 
     def problem(self, value: str) -> str | None:
         """Why `value` is not acceptable, in words, or None."""
@@ -53,6 +56,8 @@ class Parameter:
             return "must be a comma list of integers"
         if self.type == "gpu_groups" and not re.fullmatch(r"\d+(,\d+)*(;\d+(,\d+)*)*", value):
             return "must be a comma list of integers, with a semicolon between instances"
+        if self.type == "gpu_groups" and not self.groups and ";" in value:
+            return "must be one comma list of integers in this release"
         if self.type in ("int", "float"):
             try:
                 number = float(value) if self.type == "float" else int(value)
@@ -113,13 +118,14 @@ def resolve(text: str) -> str:
         same = [r for r in known if r.split(".")[:2] == [major, minor]]
         if same and (patch is None or len(same) == 1):
             return same[-1]
-    close = difflib.get_close_matches(text, known, n=1, cutoff=0.0)
+    numbers = [int(number) for number in re.findall(r"\d+", text)]
+    close = next((r for r in known if [int(part) for part in r.split(".")] >= numbers), known[-1])
     raise Refused(
         error(
             "unknown-release",
             f"TensorRT-LLM release {text!r} is not known; known are {', '.join(known)}",
             "--release",
-            f"choose a known release, for example --release {close[0]}",
+            f"choose a known release, for example --release {close}",
         ),
         exit_code=EXIT_USAGE,
     )
@@ -153,6 +159,22 @@ def _nearest(intervals: list[dict[str, Any]], at: int) -> dict[str, Any]:
     return intervals[0] if at < known.index(intervals[0]["since"]) else intervals[-1]
 
 
+def _parameter(name: str, entry: Mapping[str, Any], at: int) -> Parameter:
+    """What the entry allows in the release: not `choices` of others, nor a list where it takes one number."""
+    others = {choice for choice, since in entry.get("choices_since", {}).items() if releases().index(since) > at}
+    others |= {choice for choice, until in entry.get("choices_until", {}).items() if releases().index(until) < at}
+    one = "list_since" in entry and releases().index(entry["list_since"]) > at
+    return Parameter(
+        name,
+        "int" if one else entry["type"],
+        entry.get("emit"),
+        tuple(choice for choice in entry.get("choices", ()) if choice not in others),
+        entry.get("min"),
+        entry.get("max"),
+        "groups_since" not in entry or releases().index(entry["groups_since"]) <= at,
+    )
+
+
 @functools.cache
 def contract(release: str) -> Contract:
     """The contract of a known release. Types that the official template leaves open keep their `${...}` name."""
@@ -163,16 +185,7 @@ def contract(release: str) -> Contract:
         return {name: _tensor(name, entry) for name, entry in found if entry}
 
     parameters = {
-        name: Parameter(
-            name,
-            entry["type"],
-            entry.get("emit"),
-            tuple(entry.get("choices", ())),
-            entry.get("min"),
-            entry.get("max"),
-        )
-        for name, entry in data["parameters"].items()
-        if releases().index(entry["since"]) <= at
+        name: _parameter(name, entry, at) for name, entry in data["parameters"].items() if _current([entry], at)
     }
     public = data["public"]
     return Contract(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from generator import contract
+from generator import build_options, contract
 from generator.facts.engines import LlmEngineFacts
 from generator.facts.gather import Facts
 from generator.findings import Finding, error, warning
@@ -25,6 +25,7 @@ def check(
         *_llm(spec, facts, route),
         *_variant(spec, variant, facts),
         *_tokenizer(spec, facts),
+        *build_options.check(options, spec, variant, facts),
         *_options(options, spec, variant, facts, release, route),
     ]
 
@@ -57,6 +58,17 @@ def _vision(spec: ModelSpec, facts: Facts, rows: int) -> Iterator[Finding]:
         yield error("engine-rows", what, where, "build the vision engine from this checkpoint")
 
 
+def vision_batch(spec: ModelSpec, facts: Facts, entries: int) -> Iterator[Finding]:
+    """Whether one call of the vision engine takes all `entries` that one request can have."""
+    vision = facts.vision_engine
+    if vision and vision.max_batch_size and vision.max_batch_size < entries:
+        what = (
+            f"the vision engine takes {vision.max_batch_size} in one call, one request of {spec.title} has up to "
+            f"{entries}: it will be called {-(-entries // vision.max_batch_size)} times"
+        )
+        yield warning("vision-batch", what, vision.folder / "config.json", f"build it with --max_batch_size {entries}")
+
+
 def _llm(spec: ModelSpec, facts: Facts, route: Route) -> Iterator[Finding]:
     llm, checkpoint = facts.llm_engine, facts.checkpoint
     if llm is None:
@@ -73,6 +85,12 @@ def _llm(spec: ModelSpec, facts: Facts, route: Route) -> Iterator[Finding]:
         what = "the LLM engine has no paged KV cache, which in-flight batching needs"
         others = "" if spec.routes[0] == route.name else f", or use --route {spec.routes[0]}"
         yield error("no-paged-kv-cache", what, where, f"build it with --paged_kv_cache enable{others}")
+    if route.paged_kv_cache and not llm.packed:
+        what = "the LLM engine was built with padded input, which in-flight batching cannot use"
+        yield error("padded-input", what, where, "build it with --remove_input_padding enable")
+    if route.paged_kv_cache and not llm.attention_plugin:
+        what = "the LLM engine was built without the attention plugin, which in-flight batching needs"
+        yield error("no-attention-plugin", what, where, f"build it with --gpt_attention_plugin {llm.dtype}")
     if checkpoint is None:
         return
     if llm.hidden_size != checkpoint.hidden_size:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from generator import release
 from generator.facts.gather import Facts
 from generator.plan import Plan
 
 
 def explain(plan: Plan, facts: Facts) -> str:
     """A table of the plan's decisions, one per line: name, value, source."""
+    built = release.of(plan.release)
     engine, checkpoint = facts.llm_engine, facts.checkpoint
     numbers = "LLM engine" if engine else "checkpoint" if checkpoint else "spec"
     limits = "LLM engine and options" if engine else "spec, checkpoint and options; build engines with these"
@@ -44,7 +46,10 @@ def explain(plan: Plan, facts: Facts) -> str:
             f"{plan.cuda_pool_bytes} bytes",
             "2 x batch x table rows x hidden size x bytes, whole MiB",
         ),
-        ("ranks", f"tp {plan.tp} x pp {plan.pp}", "LLM engine" if engine else "default"),
+        ("ranks", f"tp {plan.tp} x pp {plan.pp}", "LLM engine" if engine else "option or default"),
+        ("quantization", plan.quantization, "LLM engine" if engine else "option or default"),
+        ("TensorRT", built.tensorrt, "of the release"),
+        ("containers", ", ".join(built.containers) or "none", "of the release"),
         ("checkpoint path", plan.paths.checkpoint, "after --path-map"),
         ("vision engine path", plan.paths.vision_engine, "after --path-map"),
         ("LLM engine path", plan.paths.llm_engine, "after --path-map"),

@@ -64,6 +64,7 @@ def decide(
     engine = facts.llm_engine
     entries, tokens = spec.layout.largest(layout) if spec.layout.largest else (1, rows)
     rows *= entries
+    fewest_rows, fewest_tokens = spec.layout.smallest(layout) if spec.layout.smallest else (rows, tokens)
     shared, noun = spec.constant_rows, spec.media.noun
     if options.max_images is not None and spec.max_images is not None and options.max_images > spec.max_images:
         what = f"{spec.title} takes {spec.max_images} {noun} per prompt, {options.max_images} asked"
@@ -99,9 +100,15 @@ def decide(
         f"max_prompt_embedding_table_size {engine.max_table_rows} / max_batch_size {engine.max_batch_size} "
         f"gives {per_request} prompt table rows per request"
     )
-    if per_request < shared + rows:
-        what = f"{arithmetic}, but one {noun} of {spec.title} has {shared + rows}"
+    if engine.max_table_rows == 0:
+        pass  # no table at all, which the cross-check says
+    elif per_request < shared + fewest_rows:
+        least = "" if fewest_rows == rows else " at least"
+        what = f"{arithmetic}, but one {noun} of {spec.title} has{least} {shared + fewest_rows}"
         findings.append(error("table-too-small", what, where, build))
+    elif per_request < shared + rows:
+        what = f"{arithmetic}, but one {noun} of {spec.title} has up to {shared + rows}; larger ones are refused"
+        findings.append(warning("table-too-small", what, where, build))
     elif per_request < needed:
         fits = (per_request - shared) // rows
         what = f"{arithmetic}: {fits} {noun}(s) of {rows} rows, not {images}"
@@ -112,18 +119,23 @@ def decide(
             images = fits
     if spec.encodes_prompt:
         input_len, answer = engine.max_input_len, engine.max_seq_len - 1
-        longer = "the encoder with --max_input_len {0} and the decoder with --max_encoder_input_len {0}"
+        longer = "build the encoder with --max_input_len {0} and the decoder with --max_encoder_input_len {0}"
     else:
         input_len, answer = min(engine.max_input_len, engine.max_seq_len - 1), None
-        longer = "it with --max_input_len {0}"
+        longer = "build it with --max_input_len {0}"
         if engine.max_num_tokens and not engine.paged_context_fmha and engine.max_num_tokens < input_len:
             input_len = engine.max_num_tokens  # without chunked context the whole prompt is one context step
-    if input_len < tokens:
-        what = f"the LLM engine takes {input_len} prompt tokens, one {noun} alone has {tokens}"
-        findings.append(error("input-too-short", what, where, "build " + longer.format(tokens + TEXT_BUDGET)))
+    enough = longer.format(tokens + TEXT_BUDGET)
+    if input_len < fewest_tokens:
+        least = "" if fewest_tokens == tokens else " at least"
+        what = f"the LLM engine takes {input_len} prompt tokens, one {noun} alone has{least} {fewest_tokens}"
+        findings.append(error("input-too-short", what, where, enough))
+    elif input_len < tokens:
+        what = f"the LLM engine takes {input_len} prompt tokens, one {noun} has up to {tokens}; larger ones are refused"
+        findings.append(warning("input-too-short", what, where, enough))
     elif input_len < tokens * images:
         what = f"the LLM engine takes {input_len} prompt tokens, {images} {noun}s have {tokens * images}"
-        remedy = f"build {longer.format(tokens * images + TEXT_BUDGET)}, or use fewer {noun}s"
+        remedy = f"{longer.format(tokens * images + TEXT_BUDGET)}, or use fewer {noun}s"
         findings.append(warning("input-too-short", what, where, remedy))
     table = max(per_request, 1) if per_request < shared + rows else shared + rows * images
     made = Limits(batch, images, table, input_len, engine.max_seq_len, options.max_tokens, max_output_len=answer)

@@ -23,6 +23,9 @@ class Options:
     runtime: Runtime = "trtllm"
     release: str | None = None
     route: str | None = None
+    quantization: str | None = None
+    tp: int | None = None
+    pp: int | None = None
     max_batch_size: int | None = None
     max_images: int | None = None
     max_tokens: int = 128
@@ -50,6 +53,9 @@ class Options:
         optional = {
             "release": self.release,
             "route": self.route,
+            "quantization": self.quantization,
+            "tp": self.tp,
+            "pp": self.pp,
             "max_batch_size": self.max_batch_size,
             "max_images": self.max_images,
             "frame_order": self.frame_order,
@@ -59,3 +65,22 @@ class Options:
             "set": [list(entry) for entry in self.set],
         }
         return chosen | {key: value for key, value in optional.items() if value}
+
+    def words(self) -> tuple[str, ...]:
+        """The command line that repeats this generation, without model, folders and limits, which are the plan's."""
+        values = {
+            "--release": self.release,
+            "--route": self.route,
+            "--quantization": self.quantization,
+            "--tp": self.tp,
+            "--pp": self.pp,
+            "--tokenizer": self.tokenizer if self.tokenizer != "hf" else None,
+            "--name": self.name,
+        }
+        words = [word for name, value in values.items() if value is not None for word in (name, str(value))]
+        words += ["--streaming"] * self.streaming + ["--kv-cache-reuse"] * self.kv_cache_reuse
+        for host in self.image_hosts:
+            words += ["--image-host", host]
+        for step, parameter, value in self.set:
+            words += ["--set", f"{step}.{parameter}={value}"]
+        return tuple(words)

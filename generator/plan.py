@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from generator import contract, crosscheck, limits, prompting, routes
+from generator import contract, crosscheck, limits, parameters, prompting, quantization, release, routes
 from generator.contract import Contract
 from generator.facts.gather import Facts
 from generator.facts.tokenizer import TokenizerFacts
@@ -31,6 +31,7 @@ class Paths:
     """Paths as the server will see them (after --path-map)."""
 
     checkpoint: str
+    tokenizer: str
     projector: str  # empty where the vision side is part of the checkpoint
     vision_engine: str
     llm_engine: str
@@ -44,6 +45,9 @@ class Plan:
         names: Triton model name per role, "ensemble" and the front included.
         llm_dtype, vision_dtype: torch names ("float16", ...); the table crosses in the LLM's.
         vision_batch: images in one engine call at most, None = the engine's profile says it at load time.
+        quantization: of the LLM, as --quantization calls it or, where that has no word, as the engine does.
+        llm_queue: settings of the LLM's queue, outside its parameters.
+        repeated_options: words of the command line that make the same again, folders and limits left out.
         dropped_ids: of stop words, which are no part of an answer's text.
         missing: what is not on disk yet, in words; a repository with missing parts cannot serve.
     """
@@ -73,8 +77,11 @@ class Plan:
     vision_batch: int | None
     tp: int
     pp: int
+    quantization: str
     image_hosts: tuple[str, ...]
     llm_parameters: dict[str, str]
+    llm_queue: dict[str, str]
+    repeated_options: tuple[str, ...]
     missing: tuple[str, ...]
 
     @property
@@ -145,7 +152,7 @@ def map_path(path: Path, mapping: tuple[tuple[str, str], ...]) -> str:
 def release_of(options: Options, spec: ModelSpec, facts: Facts) -> tuple[str, list[Finding]]:
     """The release to write for: the option, else the engine's own version, else the spec's default."""
     engine = facts.llm_engine
-    asked = contract.resolve(options.release) if options.release else None
+    asked = release.resolve(options.release) if options.release else None
     if engine is None or engine.version is None:
         return asked or spec.default_release, []
     parts = re.match(r"\d+\.\d+(\.\d+)?", engine.version)
@@ -166,39 +173,6 @@ def release_of(options: Options, spec: ModelSpec, facts: Facts) -> tuple[str, li
         what = f"the LLM engine was built by TensorRT-LLM {engine.version}; the contract of {exact} is used"
         findings.append(warning("engine-release", what, where, "serve it in a container with that same build"))
     return asked or exact, findings
-
-
-def _llm_parameters(
-    options: Options, plan_values: dict[str, str], known: Contract
-) -> tuple[dict[str, str], list[Finding]]:
-    """All parameters to write: the release's defaults, ours over them, the user's --set over both."""
-    findings: list[Finding] = []
-    values = {name: p.emit for name, p in known.parameters.items() if p.emit is not None}
-    values.update((k, v) for k, v in plan_values.items() if k in known.parameters)
-    for step, name, value in options.set:
-        where = f"--set {step}.{name}={value}"
-        if step != "tensorrt_llm":
-            findings.append(
-                error(
-                    "unknown-set",
-                    f"no parameters of {step!r} can be set",
-                    where,
-                    "use tensorrt_llm.NAME=VALUE",
-                )
-            )
-        elif name not in known.parameters:
-            what = f"the backend of release {known.release} has no parameter {name!r}"
-            findings.append(error("unknown-set", what, where, "one of " + ", ".join(known.parameters)))
-        elif problem := known.parameters[name].problem(value):
-            findings.append(error("bad-set", f"{name} {problem}, not {value!r}", where, "give a value of that kind"))
-        elif name in ("gpt_model_path", "exclude_input_in_output", "enable_kv_cache_reuse"):
-            remedy = (
-                "use --llm-engine-dir, or --kv-cache-reuse" if name != "exclude_input_in_output" else "leave it out"
-            )
-            findings.append(error("reserved-set", f"{name} is decided by gen-repo", where, remedy))
-        else:
-            values[name] = value
-    return values, findings
 
 
 def _missing(options: Options, facts: Facts) -> list[str]:
@@ -224,9 +198,9 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     Returns:
         The plan, complete even when findings contain errors (so that `--explain` can show it), and the findings.
     """
-    release, findings = release_of(options, spec, facts)
-    known = contract.contract(release)
-    route, more = route_of(options, spec, release)
+    chosen, findings = release_of(options, spec, facts)
+    known = contract.contract(chosen)
+    route, more = route_of(options, spec, chosen)
     findings += more
     llm, vision, checkpoint = facts.llm_engine, facts.vision_engine, facts.checkpoint
     rows = (vision and vision.rows) or (checkpoint and checkpoint.rows_per_image) or variant.rows_per_image
@@ -236,9 +210,16 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     layout = prompting.layout(options, spec, facts)
     decided, more = limits.decide(options, spec, variant, facts, rows, layout)
     findings += more
-    findings += crosscheck.check(options, spec, variant, facts, release, rows, route)
-    parameters, more = _llm_parameters(
+    entries = spec.layout.largest(layout)[0] if spec.layout.largest else 1
+    findings += crosscheck.vision_batch(spec, facts, entries * decided.max_images)
+    findings += crosscheck.check(options, spec, variant, facts, chosen, rows, route)
+    tp = llm.tp if llm else options.tp or 1
+    pp = llm.pp if llm else options.pp or 1
+    backend, more = parameters.decide(
         options,
+        spec,
+        facts,
+        known,
         {
             "gpt_model_path": map_path(
                 facts.places.llm_engine / "decoder" if spec.separate_decoder else facts.places.llm_engine,
@@ -253,7 +234,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
                 else {}
             ),
         },
-        known,
+        tp * pp,
     )
     findings += more
     missing = _missing(options, facts)
@@ -289,6 +270,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         dropped_ids=prompting.dropped_ids(variant, facts),
         paths=Paths(
             checkpoint=map_path(facts.places.checkpoint, options.path_map),
+            tokenizer=map_path(facts.places.tokenizer, options.path_map),
             projector=map_path(facts.places.projector, options.path_map) if facts.places.projector else "",
             vision_engine=map_path(
                 vision.file if vision else facts.places.vision_engine / "model.engine", options.path_map
@@ -296,10 +278,13 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
             llm_engine=map_path(facts.places.llm_engine, options.path_map),
         ),
         vision_batch=vision.max_batch_size if vision else None,
-        tp=llm.tp if llm else 1,
-        pp=llm.pp if llm else 1,
+        tp=tp,
+        pp=pp,
+        quantization=quantization.name_of(llm.quantization) if llm else options.quantization or quantization.NONE,
         image_hosts=options.image_hosts,
-        llm_parameters=parameters,
+        llm_parameters=backend.parameters,
+        llm_queue=backend.queue,
+        repeated_options=options.words(),
         missing=tuple(missing),
     )
     return plan, findings

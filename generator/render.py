@@ -8,6 +8,7 @@ and the modules that it imports, from its own folder or from `shared/`.
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import shlex
 from collections.abc import Callable, Iterable
@@ -63,6 +64,7 @@ def comment(value: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
+@functools.cache
 def environment(root: Path) -> jinja2.Environment:
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(root),
@@ -129,6 +131,12 @@ def _json(values: dict[str, Any]) -> bytes:
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
+def top_level(plan: Plan, template: str) -> bytes:
+    """One of the files beside the models: a script, or the README."""
+    context = {"plan": plan, "model": interface.ensemble(plan), "build": build_plan(plan)}
+    return environment(templates_root()).get_template(template).render(context).encode()
+
+
 def render(plan: Plan) -> Files:
     """All files of the repository but its manifest, by relative path.
 
@@ -145,6 +153,5 @@ def render(plan: Plan) -> Files:
     for name in TOP_LEVEL:
         if name == "build_engines.sh.jinja" and plan.runtime != "trtllm":
             continue
-        context = {"plan": plan, "model": interface.ensemble(plan), "build": build_plan(plan)}
-        files[name.removesuffix(".jinja")] = env.get_template(name).render(context).encode()
+        files[name.removesuffix(".jinja")] = top_level(plan, name)
     return dict(sorted(files.items()))

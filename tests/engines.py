@@ -33,6 +33,8 @@ def llm(
     max_input_len: int = 2048,
     max_seq_len: int | None = 2560,
     table: int = 8 * 576,
+    quantization: str | None = None,
+    kv_cache: str | None = None,
     plugins: dict[str, Any] | None = None,
     content: str = "",
     **build: Any,
@@ -47,7 +49,7 @@ def llm(
             "vocab_size": vocab_size,
             "hidden_size": hidden_size,
             "mapping": {"world_size": tp * pp, "tp_size": tp, "pp_size": pp},
-            "quantization": {"quant_algo": None},
+            "quantization": {"quant_algo": quantization, "kv_cache_quant_algo": kv_cache},
         },
         "build_config": {
             "max_input_len": max_input_len,

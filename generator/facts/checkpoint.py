@@ -24,6 +24,7 @@ class CheckpointFacts:
         rows_per_image: computed from the vision tower's numbers, or stated.
         layout: settings of the image layout that config.json states.
         start_token_id: what a separate decoder starts from.
+        num_heads: attention heads of the LLM.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class CheckpointFacts:
     layout: Mapping[str, Any]
     has_weights: bool
     start_token_id: int | None = None
+    num_heads: int | None = None
 
 
 def _size(value: Any, key: str, path: Path) -> int:
@@ -136,6 +138,12 @@ def _llm_numbers(llm: dict[str, Any], path: Path, hidden_size: str = "hidden_siz
     return vocab, hidden
 
 
+def heads(llm: Mapping[str, Any]) -> int | None:
+    """Attention heads of an LLM, by the name that its config has for them."""
+    found = (llm.get(key) for key in ("num_attention_heads", "attention_heads", "num_heads"))
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+
 def read(folder: Path, spec: ModelSpec, variant: Variant) -> CheckpointFacts:
     """Reads a checkpoint of the model that `spec` describes; `variant` has what no config file states.
 
@@ -191,6 +199,7 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
         layout=_stated(config, spec.layout.from_config) | _stated(processor, spec.layout.from_processor),
         has_weights=_weights(folder),
         start_token_id=_start(config, where.start, path),
+        num_heads=heads(text),
     )
 
 
@@ -236,4 +245,5 @@ def _with_llm_folder(folder: Path, spec: ModelSpec, variant: Variant, config: di
         rows_per_image=patch_rows(tower, merge="downsample" in kind),
         layout={},
         has_weights=_weights(llm_folder),
+        num_heads=heads(llm),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from generator import contract
+from generator import folders, release
 from generator.facts import checkpoint, engines, nemo, tokenizer
 from generator.facts.checkpoint import CheckpointFacts
 from generator.facts.engines import LlmEngineFacts, VisionEngineFacts
@@ -13,9 +13,6 @@ from generator.facts.tokenizer import TokenizerFacts
 from generator.findings import Finding, Refused, error, warning
 from generator.options import Options
 from generator.spec import ModelSpec, Variant
-
-# From 0.19 on the guide's script is build_multimodal_engine.py and both engines lie below one folder.
-ONE_ENGINE_FOLDER_SINCE = "0.19.0"
 
 
 @dataclass(frozen=True)
@@ -41,30 +38,29 @@ class Facts:
     projector: Path | None = None
 
 
-def one_engine_folder(release: str) -> bool:
-    known = contract.releases()
-    return known.index(release) >= known.index(ONE_ENGINE_FOLDER_SINCE)
-
-
-def places(options: Options, spec: ModelSpec, variant: Variant, release: str) -> Places:
+def places(options: Options, spec: ModelSpec, variant: Variant, release_name: str) -> Places:
     """The guide's layout below the working directory, with the user's directories in their place."""
     engines_root = Path("tmp/trt_engines") / variant.name
-    precision = {"float16": "fp16", "bfloat16": "bf16"}[spec.dtype]
-    built = engines_root / precision / "1-gpu"
-    together = one_engine_folder(release)
+    chosen = options.quantization or "none"
+    built = engines_root / folders.fill(spec.build.engine_folder, spec.dtype, chosen, options.tp or 1, options.pp or 1)
+    together = release.of(release_name).one_engine_folder
     archive = spec.checkpoint.archive
     checkpoint_dir = options.hf_model_dir or (Path(archive) if archive else Path("tmp/hf_models") / variant.name)
+    own_tokenizer = checkpoint_dir / spec.llm_folder
+    if spec.build.tokenizer_source:
+        own_tokenizer = Path("tmp/hf_models") / spec.build.tokenizer_source.split("/")[-1]
     return Places(
         checkpoint=checkpoint_dir,
-        tokenizer=options.tokenizer_dir or checkpoint_dir / spec.llm_folder,
-        vision_engine=options.visual_engine_dir or (built / "vision" if together else engines_root / "vision_encoder"),
+        tokenizer=options.tokenizer_dir or own_tokenizer,
+        vision_engine=options.visual_engine_dir
+        or (built / "vision" if together else engines_root / spec.build.vision_folder),
         llm_engine=options.llm_engine_dir or (built / "llm" if together else built),
         projector=options.projector or (Path(spec.checkpoint.projector) if spec.checkpoint.projector else None),
     )
 
 
 def _default_release(options: Options, spec: ModelSpec) -> str:
-    return contract.resolve(options.release) if options.release else spec.default_release
+    return release.resolve(options.release) if options.release else spec.default_release
 
 
 def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, list[Finding]]:

@@ -79,6 +79,7 @@ def read(path: Path, spec: ModelSpec, variant: Variant, projector: Path | None =
         rows_per_image=rows and rows * layout.get("num_frames", 1),
         layout=layout,
         has_weights=archive.is_file(),
+        num_heads=checkpoint.heads(config),
     )
 
 

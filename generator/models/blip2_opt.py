@@ -50,6 +50,20 @@ SPEC = ModelSpec(
     end_text="\n",
     image_required=True,
     torch=TorchSpec("hf_blip2", llm_attribute="language_model"),
-    build=BuildSpec(converter="opt", vision_arguments="--model_type blip2", convert_arguments="--model_type blip2"),
+    build=BuildSpec(
+        converter="opt",
+        vision_arguments="--model_type blip2",
+        convert_arguments="--model_type blip2",
+        untried=dict.fromkeys(
+            ("int8_wo", "int4_wo"),
+            "the guide builds it, TensorRT-LLM's own table of precisions denies it",
+        ),
+        not_quantized="its converter knows weight-only quantization alone",
+        no_pipeline="its converter splits tensors only",
+        notes=(
+            "The guide's command for weight-only quantization lacks --model_type blip2, without which it fails.",
+            "Known to export with transformers up to 4.45.1; a later one keeps the Q-Former in float32.",
+        ),
+    ),
     evidence=Evidence("transformers: Blip2ForConditionalGeneration, Blip2Processor"),
 )

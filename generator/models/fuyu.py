@@ -63,6 +63,7 @@ SPEC = ModelSpec(
             "newline_id": 71019,
         },
         largest=lambda settings: (1, LINES * (COLUMNS + 1)),
+        smallest=lambda settings: (1, 2),  # one patch and its newline
         from_tokenizer={"newline_id": "|NEWLINE|"},
     ),
     checkpoint=CheckpointSpec(llm=""),
@@ -73,6 +74,8 @@ SPEC = ModelSpec(
         vision_arguments="--model_type fuyu",
         convert_arguments="--gpt_variant persimmon",
         fused_mlp=True,
+        untried=dict.fromkeys(("int8_wo", "int4_wo"), "its converter offers it, the guide never builds it"),
+        notes=("The guide's 2048 rows and prompt tokens are too few for a full image: 2304 patches, 36 newlines.",),
     ),
     evidence=Evidence("transformers: FuyuForCausalLM, FuyuProcessor"),
 )

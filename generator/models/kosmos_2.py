@@ -6,6 +6,7 @@ transformers' Kosmos2Processor for pixels and ids.
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.spec import (
+    WITH_ATTENTION_PLUGIN,
     BuildSpec,
     CheckpointSpec,
     Conversation,
@@ -51,7 +52,11 @@ SPEC = ModelSpec(
     image_required=True,
     torch=TorchSpec("hf_kosmos2", llm_attribute="text_model"),
     build=BuildSpec(
-        converter="gpt", vision_arguments="--model_type kosmos-2", convert_arguments="--gpt_variant kosmos-2"
+        converter="gpt",
+        vision_arguments="--model_type kosmos-2",
+        convert_arguments="--gpt_variant kosmos-2",
+        engines=(WITH_ATTENTION_PLUGIN,),
+        untried=dict.fromkeys(("int8_wo", "int4_wo"), "its converter offers it, the guide never builds it"),
     ),
     evidence=Evidence("transformers: Kosmos2ForConditionalGeneration, Kosmos2Processor"),
 )

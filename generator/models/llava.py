@@ -26,6 +26,10 @@ PIXELS = PixelSpec(
     std=CLIP_STD,
 )
 
+NO_SMOOTHQUANT = (
+    "the guide names SmoothQuant, but its converter stops at every LLaVA and VILA (llama/convert.py refuses them)"
+)
+
 
 def _variant(name: str, hidden_size: int) -> Variant:
     return Variant(
@@ -51,7 +55,14 @@ SPEC = ModelSpec(
     image_token=True,
     image_prefix="<image>\n",
     torch=TorchSpec("hf_llava"),
-    build=BuildSpec(converter="llama", vision_arguments="--model_type llava", fused_mlp=True),
+    build=BuildSpec(
+        converter="llama",
+        vision_arguments="--model_type llava",
+        fused_mlp=True,
+        quantizations=("int8_wo", "int4_wo", "int4_awq", "fp8"),
+        not_quantized=NO_SMOOTHQUANT,
+        notes=("The guide builds the vision engine for 4 images whatever the LLM's batch is.",),
+    ),
     max_images=1,
     evidence=Evidence("transformers: LlavaForConditionalGeneration, LlavaProcessor"),
 )

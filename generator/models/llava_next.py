@@ -10,6 +10,7 @@ from typing import Any
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.spec import (
+    WITH_ATTENTION_PLUGIN,
     BuildSpec,
     Conversation,
     Evidence,
@@ -40,6 +41,13 @@ def largest(settings: Mapping[str, Any]) -> tuple[int, int]:
     grids = [(height // tile, width // tile) for height, width in settings["grids"]]
     entries = 1 + max(down * across for down, across in grids)
     return entries, side**2 + max(side * down * (side * across + 1) for down, across in grids)
+
+
+def smallest(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """The small view and the fewest tiles; a line as narrow as can be is unpadded to one row and its newline."""
+    tile, side = settings["tile"], settings["rows_per_side"]
+    entries = 1 + min(height // tile * (width // tile) for height, width in settings["grids"])
+    return entries * side**2, side**2 + 2 * side
 
 
 def _variant(
@@ -74,11 +82,24 @@ SPEC = ModelSpec(
         "anyres_tiles",
         {"grids": GRIDS, "tile": TILE, "rows_per_side": SIDE},
         largest=largest,
+        smallest=smallest,
+        in_order=False,
         from_config={"grids": "image_grid_pinpoints"},
     ),
     constant_rows=1,
     constants=("image_newlines.safetensors", ("image_newline",)),
     torch=TorchSpec("hf_llava_next"),
-    build=BuildSpec(converter="llama", vision_arguments="--model_type llava_next", fused_mlp=True),
+    build=BuildSpec(
+        converter="llama",
+        vision_arguments="--model_type llava_next",
+        engines=(WITH_ATTENTION_PLUGIN,),
+        fused_mlp=True,
+        quantizations=("int8_wo", "int4_wo"),
+        not_quantized="quantize.py does not know LLaVA-NeXT, and the Llama converter refuses SmoothQuant for it",
+        notes=(
+            "The guide's command ends early: a comment stands behind a backslash. And it gives --model_path twice.",
+            "The table has the rows of all tiles and one newline row; the guide sizes it by max_input_len.",
+        ),
+    ),
     evidence=Evidence("transformers: LlavaNextForConditionalGeneration, LlavaNextProcessor"),
 )

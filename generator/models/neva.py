@@ -7,6 +7,7 @@ training and engine drop the first of its 729 patches as if it were one.
 
 from generator.models.vila import SIGLIP_384
 from generator.spec import (
+    WITH_ATTENTION_PLUGIN,
     BuildSpec,
     CheckpointSpec,
     Conversation,
@@ -65,6 +66,10 @@ SPEC = ModelSpec(
         converter="gpt",
         vision_arguments="--model_type neva",
         convert_arguments=f"--nemo_rename_key {RENAMED_KEYS}",
+        engines=(WITH_ATTENTION_PLUGIN,),
+        converted_folder="",
+        untried=dict.fromkeys(("int8_wo", "int4_wo"), "its converter offers it, the guide never builds it"),
+        notes=("The guide counts 729 rows; the engine drops the first and gives 728.",),
     ),
     evidence=Evidence("transformers: Siglip and Nemotron; sentencepiece; NeMo's projector and prompt composed anew"),
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.spec import (
+    WITH_ATTENTION_PLUGIN,
     BuildSpec,
     CheckpointSpec,
     Conversation,
@@ -31,6 +32,12 @@ def largest(settings: Mapping[str, Any]) -> tuple[int, int]:
     """All crops and the global view; all crops in one column have the most line ends."""
     entries, side = settings["max_crops"] + 1, settings["rows_per_side"]
     return entries, entries * side**2 + 1 + entries * side
+
+
+def smallest(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """One crop and the global view, their line ends and the separator."""
+    side = settings["rows_per_side"]
+    return 2 * side**2, 2 * side**2 + 1 + 2 * side
 
 
 SPEC = ModelSpec(
@@ -65,6 +72,8 @@ SPEC = ModelSpec(
         "hd_tiles",
         {"max_crops": CROPS, "tile": TILE, "rows_per_side": SIDE},
         largest=largest,
+        smallest=smallest,
+        in_order=False,
         from_processor={"max_crops": "num_crops"},
     ),
     checkpoint=CheckpointSpec(llm=""),
@@ -74,7 +83,15 @@ SPEC = ModelSpec(
     max_images=None,
     default_images=1,
     torch=TorchSpec("phi3_vision", llm_module="phi3_vision_llm"),
-    build=BuildSpec(converter="phi", vision_arguments="--model_type phi-3-vision"),
+    build=BuildSpec(
+        converter="phi",
+        vision_arguments="--model_type phi-3-vision",
+        engines=(WITH_ATTENTION_PLUGIN,),
+        vision_counts_images=True,
+        untried=dict.fromkeys(("int8_wo", "int4_wo"), "its converter offers it, the guide never builds it"),
+        no_pipeline="its converter refuses pipeline parallelism",
+        notes=("The guide's 4608 positions cross the 4096 where the model changes its position factors.",),
+    ),
     evidence=Evidence(
         "transformers: CLIP and Phi3; the HD transform and arrangement of the model's own code composed anew",
         original="equal pixels, ids and features",

@@ -8,6 +8,7 @@ reverses them, as NeMo did in May 2024 only: --frame-order bgr).
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.spec import (
     VIDEO,
+    WITH_ATTENTION_PLUGIN,
     BuildSpec,
     CheckpointSpec,
     Conversation,
@@ -69,6 +70,14 @@ SPEC = ModelSpec(
     dtype="bfloat16",
     vision_dtype="bfloat16",
     torch=TorchSpec("neva_layout", llm_module="nemo_llm"),
-    build=BuildSpec(converter="quantization", vision_arguments="--model_type video-neva", quantize=True),
+    build=BuildSpec(
+        converter="quantization",
+        vision_arguments="--model_type video-neva",
+        engines=(WITH_ATTENTION_PLUGIN,),
+        quantize=True,
+        vision_folder="visual_encoder",
+        quantizations=("int4_awq", "fp8"),
+        not_quantized="the Nemotron example exports FP8 and INT4 AWQ only",
+    ),
     evidence=Evidence("transformers: CLIP and Nemotron; sentencepiece; frames, projector and prompt composed anew"),
 )

@@ -6,6 +6,7 @@ Hidden and vocabulary sizes of the 8b and 40b siblings are those of their base L
 numbers take precedence.
 """
 
+from generator.models.llava import NO_SMOOTHQUANT
 from generator.spec import (
     BuildSpec,
     Conversation,
@@ -125,9 +126,15 @@ SPEC = ModelSpec(
     torch=TorchSpec("vila_layout"),
     build=BuildSpec(
         converter="llama",
-        vision_arguments='--model_type vila --vila_path "${VILA_PATH}"',
+        vision_arguments='--model_type vila --vila_path "$VILA_PATH"',
         fused_mlp=True,
         vila_sources=True,
+        quantizations=("int8_wo", "int4_wo", "int4_awq", "fp8"),
+        not_quantized=NO_SMOOTHQUANT,
+        notes=(
+            "The guide's table of 4096 rows is no number of the model: an image has 196 (40b: 256).",
+            "The guide clones VILA's main branch, which became NVILA; the converter needs branch vila1.5.",
+        ),
     ),
     llm_folder="llm",
     max_images=None,

@@ -72,6 +72,8 @@ def test_contradicting_engines(
 ) -> None:
     spec = specs()[model]
     one_image = (table_rows(spec) - spec.constant_rows) // spec.default_images + spec.constant_rows
+    if spec.layout.smallest:  # a table too small for its largest image alone is but a limit
+        one_image = spec.layout.smallest(spec.layout.settings)[0] + spec.constant_rows
     rows = {"table": DEFAULT_BATCH_SIZE * one_image - 1}
     if spec.carries == FEATURES and change == "rows":
         rows, code = {"max_encoder_input_len": one_image - 1}, "encoder-input-too-short"
@@ -94,6 +96,18 @@ def test_contradicting_engines(
     }[change]
     assert all(number in found["what"] for number in numbers), found
     assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize(("built", "times"), [(1, 5), (4, 2), (5, 0)])
+def test_a_vision_engine_for_fewer_than_one_request_has(
+    built: int, times: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = engines.vision(tmp_path / "vision", model_type="llava_next", max_batch_size=built)
+    arguments = ["--output", str(tmp_path / "r"), "--visual-engine-dir", str(folder), "--json"]
+    assert main(["--model", "llava-next", *arguments]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    said = [finding["what"] for finding in findings if finding["code"] == "vision-batch"]
+    assert len(said) == (times > 0) and all(f"called {times} times" in what for what in said)
 
 
 @pytest.mark.parametrize("model", NAMES)
