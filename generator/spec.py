@@ -111,7 +111,7 @@ class PromptSpec:
 
     marked_prompt places images at marks of the text, in the variant's conversation template; tagged_prompt at numbered
     tags as well (`image_tag`, which holds NUMBER). sequence_prompt has a fixed order: `before`, the image, `after`;
-    chat_sequence_prompt too, unless the request leaves out the chat template.
+    chat_sequence_prompt too, unless the request leaves out the chat template; question_prompt then takes the text alone.
     """
 
     module: str = "marked_prompt"
@@ -162,6 +162,7 @@ class LayoutSpec:
         module: the capability module of preprocessing.
         settings: its settings.
         largest: the settings -> (entries, prompt tokens) that one image takes at most; None = one entry, its rows.
+        shared_positions: tokens of an image that take no position of their own.
         from_config: setting -> key of the checkpoint's config.json that overrides it.
         from_processor: setting -> key of its preprocessor_config.json.
         from_tokenizer: setting -> token whose id overrides it.
@@ -170,6 +171,7 @@ class LayoutSpec:
     module: str = "fixed_rows"
     settings: Mapping[str, Any] = field(default_factory=dict)
     largest: Callable[[Mapping[str, Any]], tuple[int, int]] | None = None
+    shared_positions: int = 0
     from_config: Mapping[str, str] = field(default_factory=dict)
     from_processor: Mapping[str, str] = field(default_factory=dict)
     from_tokenizer: Mapping[str, str] = field(default_factory=dict)
@@ -199,6 +201,8 @@ class CheckpointSpec:
         llm: key of config.json that holds the LLM's config; "" = config.json itself.
         hidden_size: key of the LLM's hidden size in it.
         rows: key of config.json that states the rows per image; "" = from the vision tower's patches.
+        more_rows: rows of an image besides those of its patches.
+        other_model: key of config.json that only another model of the same architecture's name has.
         squash: the image processor's config states a short edge, but the model squashes images to that square.
         archive: name of the NeMo archive that is the checkpoint; "" = a folder as Hugging Face writes it.
         projector: name of another archive that has the vision side; "" = it is in the checkpoint.
@@ -209,6 +213,8 @@ class CheckpointSpec:
     llm: str = "text_config"
     hidden_size: str = "hidden_size"
     rows: str = ""
+    more_rows: int = 0
+    other_model: str = ""
     squash: bool = False
     archive: str = ""
     projector: str = ""
@@ -225,7 +231,8 @@ class TorchSpec:
         llm_attribute: which attribute of the class that transformers loads is the LLM; "" = itself.
         llm_module: the module beside the LLM step's model.py that loads it.
         prompt_form: the module that makes a request row the model's calls: table_prompt for a decoder that reads the
-            prompt table, encoder_prompt where an encoder reads it, cross_features for a decoder that attends to it.
+            prompt table, encoder_prompt where an encoder reads it, cross_features for a decoder that attends to it,
+            visual_expert for one that reads the table with weights and positions of their own.
     """
 
     vision_module: str
@@ -239,6 +246,8 @@ class BuildSpec:
     """What the guide's build commands need besides computed numbers (TensorRT-LLM examples/multimodal).
 
     `quantize`: the LLM is converted by the quantization example's script, which also exports it as it is.
+    `plain_attention`: the checkpoint's vision code calls xformers, which cannot be exported, and is patched.
+    `tokenizer_source`: repository of the tokenizer, where the checkpoint has none; its folder lies beside it.
     """
 
     converter: str
@@ -247,6 +256,8 @@ class BuildSpec:
     fused_mlp: bool = False
     vila_sources: bool = False
     quantize: bool = False
+    plain_attention: bool = False
+    tokenizer_source: str = ""
 
 
 @dataclass(frozen=True)
@@ -269,7 +280,7 @@ class ModelSpec:
     Attributes:
         variants: the first one is what the bare model name means.
         engine_model_types: `builder_config.model_type` values of its vision engine.
-        checkpoint_model_types: `model_type` values of its config.json.
+        checkpoint_model_types: `model_type` values of its config.json, or its architecture where that has none.
         llm_folder: sub-folder of the checkpoint that holds LLM and tokenizer; "" = the checkpoint itself.
         image_mark: text that marks an image's place.
         image_token: True = the mark is a token of the vocabulary; False = the prompt is split at the mark.
@@ -281,6 +292,7 @@ class ModelSpec:
         max_images: largest number of images in one prompt, None = as many as the limits allow.
         default_images: images per request that default limits are sized for.
         dtype: of the LLM. vision_dtype: of the vision engine's input, until there is an engine that says it.
+        only_dtype: engines of another dtype, or quantized, are refused.
         routes: ways to run the LLM (generator/routes.py), the default first.
         carries: what the vision step gives the LLM: rows for the prompt table, or features to attend to.
     """
@@ -314,6 +326,7 @@ class ModelSpec:
     default_release: str = "1.2.1"
     dtype: str = "float16"
     vision_dtype: str = "float16"
+    only_dtype: bool = False
 
     @property
     def separate_decoder(self) -> bool:

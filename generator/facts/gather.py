@@ -54,9 +54,12 @@ def places(options: Options, spec: ModelSpec, variant: Variant, release: str) ->
     together = one_engine_folder(release)
     archive = spec.checkpoint.archive
     checkpoint_dir = options.hf_model_dir or (Path(archive) if archive else Path("tmp/hf_models") / variant.name)
+    own_tokenizer = checkpoint_dir / spec.llm_folder
+    if spec.build.tokenizer_source:
+        own_tokenizer = checkpoint_dir.parent / spec.build.tokenizer_source.split("/")[-1]
     return Places(
         checkpoint=checkpoint_dir,
-        tokenizer=options.tokenizer_dir or checkpoint_dir / spec.llm_folder,
+        tokenizer=options.tokenizer_dir or own_tokenizer,
         vision_engine=options.visual_engine_dir or (built / "vision" if together else engines_root / "vision_encoder"),
         llm_engine=options.llm_engine_dir or (built / "llm" if together else built),
         projector=options.projector or (Path(spec.checkpoint.projector) if spec.checkpoint.projector else None),
