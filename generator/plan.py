@@ -169,9 +169,10 @@ def release_of(options: Options, spec: ModelSpec, facts: Facts) -> tuple[str, li
 
 
 def _llm_parameters(
-    options: Options, plan_values: dict[str, str], known: Contract
+    options: Options, plan_values: dict[str, str], known: Contract, route: Route
 ) -> tuple[dict[str, str], list[Finding]]:
-    """All parameters to write: the release's defaults, ours over them, the user's --set over both."""
+    """All parameters to write: the release's defaults, ours over them, the user's --set over both; of a step of our own
+    those that it reads."""
     findings: list[Finding] = []
     values = {name: p.emit for name, p in known.parameters.items() if p.emit is not None}
     values.update((k, v) for k, v in plan_values.items() if k in known.parameters)
@@ -189,6 +190,9 @@ def _llm_parameters(
         elif name not in known.parameters:
             what = f"the backend of release {known.release} has no parameter {name!r}"
             findings.append(error("unknown-set", what, where, "one of " + ", ".join(known.parameters)))
+        elif route.parameters and name not in route.parameters:
+            what = f"the step of route {route.name} does not read {name}"
+            findings.append(error("unknown-set", what, where, "one of " + ", ".join(route.parameters)))
         elif problem := known.parameters[name].problem(value):
             findings.append(error("bad-set", f"{name} {problem}, not {value!r}", where, "give a value of that kind"))
         elif name in ("gpt_model_path", "exclude_input_in_output", "enable_kv_cache_reuse"):
@@ -198,6 +202,8 @@ def _llm_parameters(
             findings.append(error("reserved-set", f"{name} is decided by gen-repo", where, remedy))
         else:
             values[name] = value
+    if route.parameters:
+        values = {name: value for name, value in values.items() if name in route.parameters}
     return values, findings
 
 
@@ -246,6 +252,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
             ),
             "max_beam_width": str(llm.max_beam_width if llm else 1),
             "enable_kv_cache_reuse": "true" if options.kv_cache_reuse else "false",
+            **spec.llm_parameters,
             # half of the cache for what the decoder attends to, and its prompt is too short to chunk
             **(
                 {"cross_kv_cache_fraction": "0.5", "enable_chunked_context": "false"}
@@ -254,6 +261,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
             ),
         },
         known,
+        route,
     )
     findings += more
     missing = _missing(options, facts)

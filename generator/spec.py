@@ -111,7 +111,7 @@ class PromptSpec:
 
     marked_prompt places images at marks of the text, in the variant's conversation template; tagged_prompt at numbered
     tags as well (`image_tag`, which holds NUMBER). sequence_prompt has a fixed order: `before`, the image, `after`;
-    chat_sequence_prompt too, unless the request leaves out the chat template; question_prompt then takes the text alone.
+    chat_sequence_prompt too, unless the request leaves out the chat template; question_prompt takes the bare text then.
     """
 
     module: str = "marked_prompt"
@@ -295,6 +295,7 @@ class ModelSpec:
         only_dtype: engines of another dtype, or quantized, are refused.
         routes: ways to run the LLM (generator/routes.py), the default first.
         carries: what the vision step gives the LLM: rows for the prompt table, or features to attend to.
+        llm_parameters: of the backend, where the model wants another value than the release's default.
     """
 
     name: str
@@ -316,6 +317,7 @@ class ModelSpec:
     post: PostSpec = PostSpec()
     routes: tuple[str, ...] = ("prompt_table",)
     carries: Literal["prompt_embedding_table", "encoder_input_features"] = "prompt_embedding_table"
+    llm_parameters: Mapping[str, str] = field(default_factory=dict)
     end_text: str = ""
     constant_rows: int = 0
     constants: tuple[str, tuple[str, ...]] = ("", ())

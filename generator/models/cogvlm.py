@@ -55,6 +55,7 @@ SPEC = ModelSpec(
     vision_dtype="bfloat16",
     only_dtype=True,
     routes=("python_executor",),
+    llm_parameters={"enable_context_fmha_fp32_acc": "true"},  # the guide's run.py flag
     torch=TorchSpec("cogvlm_layout", llm_module="cogvlm_llm", prompt_form="visual_expert"),
     build=BuildSpec(
         converter="cogvlm",

@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests import vocabularies
 from tests.checkpoints.common import HIDDEN, VISION_HIDDEN, noise_of
 from tests.vocabularies import write_json
 
-if TYPE_CHECKING:
-    import torch
-
 FOLDER, TOKENIZER = "cogvlm-chat-hf", "vicuna-7b-v1.5"
 HEADS, LAYERS, GROWN = 8, 3, 128
 VISION_HEADS, VISION_LAYERS, VISION_GROWN = 2, 3, 64
-IMAGE, PATCH = 490, 14
+PATCH = 14
 SCALES = {"position_embedding": 3.0, "inv_freq": 0.0, "self_attn": 0.45, "boi": 1.0, "eoi": 1.0, "": 0.3}
 
 
-def make(folder: Path) -> None:
-    """490 px -> 1225 patches between two rows of their own; a Llama with two sets of weights, bf16."""
+def make(folder: Path, side: int = 490) -> None:
+    """490 px -> 1225 patches between two rows of their own; a Llama with two sets of weights, bf16.
+
+    Another `side` of the image makes another number of patches.
+    """
     import torch
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(110)
-    weights = {name: noise_of(name, shape, generator, SCALES).bfloat16() for name, shape in _shapes().items()}
+    weights = {name: noise_of(name, shape, generator, SCALES).bfloat16() for name, shape in _shapes(side).items()}
     frequencies = 1 / 10000 ** (torch.arange(0, HIDDEN // HEADS, 2) / (HIDDEN // HEADS))
     weights.update((name, frequencies.bfloat16()) for name in weights if name.endswith("inv_freq"))
     checkpoint = folder / FOLDER
     checkpoint.mkdir(parents=True)
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    write_json(checkpoint / "config.json", config())
+    write_json(checkpoint / "config.json", config(side))
     vocabularies.llama2(folder / TOKENIZER)
 
 
-def config() -> dict[str, Any]:
+def config(side: int) -> dict[str, Any]:
     """config.json by the published names. It states no model_type."""
     return {
         "architectures": ["CogVLMForCausalLM"],
@@ -62,20 +62,20 @@ def config() -> dict[str, Any]:
             "dropout_prob": 0.0,
             "hidden_act": "gelu",
             "hidden_size": VISION_HIDDEN,
-            "image_size": IMAGE,
+            "image_size": side,
             "in_channels": 3,
             "intermediate_size": VISION_GROWN,
             "layer_norm_eps": 1e-06,
             "num_heads": VISION_HEADS,
             "num_hidden_layers": VISION_LAYERS,
-            "num_positions": (IMAGE // PATCH) ** 2 + 1,
+            "num_positions": (side // PATCH) ** 2 + 1,
             "patch_size": PATCH,
         },
         "vocab_size": vocabularies.SENTENCEPIECE_SIZE,
     }
 
 
-def _shapes() -> dict[str, tuple[int, ...]]:
+def _shapes(side: int) -> dict[str, tuple[int, ...]]:
     vocabulary = vocabularies.SENTENCEPIECE_SIZE
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (vocabulary, HIDDEN),
@@ -84,7 +84,7 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     }
     for number in range(LAYERS):
         shapes |= {f"model.layers.{number}.{name}": shape for name, shape in _layer().items()}
-    tower = _tower()
+    tower = _tower(side)
     return shapes | {f"model.vision.{name}": shape for name, shape in tower.items()}
 
 
@@ -105,7 +105,7 @@ def _layer() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _tower() -> dict[str, tuple[int, ...]]:
+def _tower(side: int) -> dict[str, tuple[int, ...]]:
     width = VISION_HIDDEN
     shapes: dict[str, tuple[int, ...]] = {
         "boi": (1, 1, HIDDEN),
@@ -117,7 +117,7 @@ def _tower() -> dict[str, tuple[int, ...]]:
         "linear_proj.norm1.bias": (HIDDEN,),
         "linear_proj.norm1.weight": (HIDDEN,),
         "patch_embedding.cls_embedding": (1, width),
-        "patch_embedding.position_embedding.weight": ((IMAGE // PATCH) ** 2 + 1, width),
+        "patch_embedding.position_embedding.weight": ((side // PATCH) ** 2 + 1, width),
         "patch_embedding.proj.bias": (width,),
         "patch_embedding.proj.weight": (width, 3, PATCH, PATCH),
     }

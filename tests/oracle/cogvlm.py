@@ -137,8 +137,13 @@ def layer(
 ) -> torch.Tensor:
     """One layer of the language model: [L, h] -> [L, h]."""
 
-    def chosen(name: str, x: torch.Tensor, kinds: tuple[str, str] = ("vision_expert", "language_expert")) -> torch.Tensor:
-        both = [functional.linear(x[mask], weights[name.format(kind)]) for kind, mask in zip(kinds, (seen, ~seen))]
+    def chosen(
+        name: str, x: torch.Tensor, kinds: tuple[str, str] = ("vision_expert", "language_expert")
+    ) -> torch.Tensor:
+        both = [
+            functional.linear(x[mask], weights[name.format(kind)])
+            for kind, mask in zip(kinds, (seen, ~seen), strict=True)
+        ]
         mixed = x.new_zeros(len(x), both[0].shape[-1])
         mixed[seen], mixed[~seen] = both
         return mixed

@@ -1,4 +1,4 @@
-"""Prompts of a fixed order whose text is put into a question: without the chat template it follows the image as it is."""
+"""Prompts of a fixed order whose text is put into a question; without the chat template it follows the image bare."""
 
 from __future__ import annotations
 

@@ -124,12 +124,14 @@ class CogvlmLlm(transformers.PreTrainedModel, transformers.GenerationMixin):  # 
 
     def forward(
         self,
+        *,
+        position_ids: torch.Tensor,
         input_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
         vision_experts: torch.Tensor | None = None,
         past_key_values: Any = None,
         use_cache: bool = True,
+        return_dict: bool = True,
     ) -> Any:
         """The logits [B, L, V] float32 of ids [B, L] or embeddings [B, L, hidden], which are all of them tokens.
 
@@ -140,7 +142,7 @@ class CogvlmLlm(transformers.PreTrainedModel, transformers.GenerationMixin):  # 
             past_key_values = transformers.DynamicCache()
         if vision_experts is None:
             vision_experts = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-        angles = position_ids.to(states.dtype)[..., None] * self.frequencies.to(states.dtype)
+        angles = position_ids.to(states.dtype)[..., None] * self.frequencies
         angles = torch.cat([angles, angles], dim=-1)[:, None]
         turns = angles.cos(), angles.sin()
         for layer in self.model["layers"]:
@@ -149,9 +151,9 @@ class CogvlmLlm(transformers.PreTrainedModel, transformers.GenerationMixin):  # 
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
 
     def prepare_inputs_for_generation(
-        self, input_ids: Any, past_key_values: Any, inputs_embeds: Any, prompt: Any, **_: Any
+        self, input_ids: Any, past_key_values: Any, inputs_embeds: Any, prompt: Any, attention_mask: Any, **_: Any
     ) -> dict[str, Any]:
-        """Arguments of the next call. `prompt` holds positions and experts of the prompt [1, L], `input_ids` new ids."""
+        """Arguments of the next call. `prompt` has the prompt's positions and experts [1, L]; `input_ids` are new."""
         beams, read = len(input_ids), past_key_values.get_seq_length() if past_key_values is not None else 0
         if read == 0:
             expanded = {name: values.expand(beams, -1) for name, values in prompt.items()}
@@ -169,7 +171,7 @@ def load(settings: dict[str, Any], dtype: torch.dtype) -> Any:
     folder = Path(settings["checkpoint"])
     stated: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if NEXT_GENERATION in stated:
-        raise ValueError(f"{folder} is CogVLM2 (config.json has {NEXT_GENERATION}): give a checkpoint of cogvlm-chat-hf")
+        raise ValueError(f"{folder} is CogVLM2 (config.json has {NEXT_GENERATION}): give one of cogvlm-chat-hf")
     weights: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(str(file), framework="pt") as tensors:
