@@ -11,6 +11,7 @@ from generator.spec import (
     BuildSpec,
     CheckpointSpec,
     Conversation,
+    Evidence,
     LayoutSpec,
     ModelSpec,
     Piece,
@@ -63,5 +64,9 @@ SPEC = ModelSpec(
         convert_arguments="--use_prompt_tuning",
         plain_attention=True,
         tokenizer_source="lmsys/vicuna-7b-v1.5",
+    ),
+    evidence=Evidence(
+        "the published code composed anew",
+        original="equal pixels, ids, positions, rows, logits and text",
     ),
 )

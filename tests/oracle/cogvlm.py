@@ -1,7 +1,6 @@
 """CogVLM after the code that THUDM/cogvlm-chat-hf comes with, written anew in plain functions; transformers has no class.
 
-Everything is in bf16 on the CPU, angles of positions too, as that code has it. No cache: each new token reads the whole
-sequence again, so that nothing of the program's decoding is repeated here.
+Everything is in bf16 on the CPU, angles of positions too, as that code has it.
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ BFloat16 = NDArray[Any]
 """numpy has no bf16: float32 arrays of values that bf16 holds exactly."""
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 Weights = dict[str, torch.Tensor]
+Past = dict[int, list[tuple[torch.Tensor, torch.Tensor]]]
+"""By layer, keys and values [heads, L, c] of all calls so far."""
 
 
 class CogvlmOracle(Oracle):
@@ -94,19 +95,25 @@ class CogvlmOracle(Oracle):
         states = embedding[sequence.masked_fill(visual, 0)]
         states[visual] = flat.bfloat16()
         new: list[int] = []
+        past: Past = {}
         with torch.inference_mode():
             while len(new) < max_new_tokens and not set(new) & set(self.end_ids):
-                token = int(self.logits(states, places, seen)[-1].argmax())
+                token = int(self.logits(states, places, seen, past)[-1].argmax())
                 new.append(token)
-                states = torch.cat([states, embedding[[token]]])
-                places = torch.cat([places, places[-1:] + 1])
-                seen = torch.cat([seen, seen.new_zeros(1)])
+                states, places, seen = embedding[[token]], places[-1:] + 1, seen.new_zeros(1)
         return new
 
-    def logits(self, states: torch.Tensor, places: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """Embeddings [L, h], positions [L] and whether the experts read it [L] -> float32 [L, V]."""
+    def logits(
+        self, states: torch.Tensor, places: torch.Tensor, seen: torch.Tensor, past: Past | None = None
+    ) -> torch.Tensor:
+        """Embeddings [L, h], positions [L] and whether the experts read it [L] -> float32 [L, V].
+
+        They follow those of the calls before with the same `past`.
+        """
+        past = {} if past is None else past
         for number in range(self.config["num_hidden_layers"]):
-            states = layer(self._part(f"model.layers.{number}."), self.config, states, places, seen)
+            own = past.setdefault(number, [])
+            states = layer(self._part(f"model.layers.{number}."), self.config, states, places, seen, own)
         final = rms(states, self.weights["model.norm.weight"], self.config["rms_norm_eps"])
         return functional.linear(final, self.weights["lm_head.weight"]).float()
 
@@ -133,9 +140,14 @@ def rms(states: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def layer(
-    weights: Weights, config: dict[str, Any], states: torch.Tensor, places: torch.Tensor, seen: torch.Tensor
+    weights: Weights,
+    config: dict[str, Any],
+    states: torch.Tensor,
+    places: torch.Tensor,
+    seen: torch.Tensor,
+    past: list[tuple[torch.Tensor, torch.Tensor]],
 ) -> torch.Tensor:
-    """One layer of the language model: [L, h] -> [L, h]."""
+    """One layer of the language model: [L, h] -> [L, h]; its keys and values are added to `past`."""
 
     def chosen(
         name: str, x: torch.Tensor, kinds: tuple[str, str] = ("vision_expert", "language_expert")
@@ -159,7 +171,9 @@ def layer(
         half = x.shape[-1] // 2
         return x * cosine + torch.cat([-x[..., half:], x[..., :half]], -1) * sine
 
-    mixed = functional.scaled_dot_product_attention(turned(query)[None], turned(key)[None], value[None], is_causal=True)
+    past.append((turned(key), value))
+    keys, values = (torch.cat(parts, 1)[None] for parts in zip(*past, strict=True))
+    mixed = functional.scaled_dot_product_attention(turned(query)[None], keys, values, is_causal=len(past) == 1)
     states = states + chosen("self_attn.{}_dense.weight", mixed[0].transpose(0, 1).reshape(length, -1))
     normed = rms(states, weights["post_attention_layernorm.weight"], config["rms_norm_eps"])
     kinds = ("vision", "language")

@@ -1,4 +1,5 @@
-"""The executor of a decoder with visual experts. Its engine is JSON, {"checkpoint": folder}, which the oracle runs.
+"""The executor of a decoder with visual experts. Its engine is JSON, {"checkpoint": folder}, which the oracle runs; with
+"record": file, that gets the size of every batch.
 
 Every argument is asserted by name, type and range, as the release in force takes them. Requests are batched in flight:
 each time responses are awaited, every running request gets one token more. Positions are those that the request gives.
@@ -198,6 +199,7 @@ class Running:
         self.places = torch.arange(len(ids)) if places is None else torch.tensor(places)
         self.seen = experts(visual)
         self.context: torch.Tensor | None = None
+        self.past: Any = {}
 
     def step(self) -> Response | None:
         """One token; a response if the request streams or this was its last."""
@@ -206,7 +208,7 @@ class Running:
         begin = len(self.new)
         if not self.cancelled:
             with torch.inference_mode():
-                logits = self.oracle.logits(self.states, self.places, self.seen)
+                logits = self.oracle.logits(self.states, self.places, self.seen, self.past)
             self.context = logits if self.context is None else self.context
             bias = request.values.get("embedding_bias")
             token = int((logits[-1] if bias is None else logits[-1] + bias).argmax())
@@ -214,9 +216,7 @@ class Running:
                 self.new.append(token)
             self.log_probs.append(float(logits[-1].log_softmax(-1)[token]))
             self.kept.append(logits[-1])
-            self.states = torch.cat([self.states, embedding[[token]]])
-            self.places = torch.cat([self.places, self.places[-1:] + 1])
-            self.seen = torch.cat([self.seen, self.seen.new_zeros(1)])
+            self.states, self.places, self.seen = embedding[[token]], self.places[-1:] + 1, self.seen.new_zeros(1)
         words = request.values.get("stop_words") or []
         stopped = any(self.new[-len(word) :] == word for word in words)
         final = self.cancelled or stopped or len(self.log_probs) == request.max_tokens or len(self.new) == begin
@@ -244,6 +244,7 @@ class Executor:
         self.build = json.loads(Path(model_path, "config.json").read_text())["build_config"]
         self.config = executor_config
         self.oracle = CogvlmOracle(Path(engine["checkpoint"]))
+        self.record = Path(engine["record"]) if "record" in engine else None
         self.requests: list[Request] = []
         self.cancelled: list[int] = []
         self.batches: list[int] = []
@@ -289,6 +290,8 @@ class Executor:
             running = list(self._running.values())
         if running:
             self.batches.append(len(running))
+            if self.record:
+                self.record.write_text(json.dumps(self.batches))
         for request in running:
             response = request.step()
             if response is not None:
