@@ -207,10 +207,15 @@ def _llm_parameters(
     return values, findings
 
 
-def _missing(options: Options, facts: Facts) -> list[str]:
+def _missing(options: Options, spec: ModelSpec, facts: Facts) -> list[str]:
     missing = []
     if facts.tokenizer is None:
-        missing.append(f"the tokenizer (checkpoint {facts.places.checkpoint})")
+        own = spec.build.tokenizer_source
+        missing.append(
+            f"the tokenizer ({own}, {facts.places.tokenizer})"
+            if own
+            else f"the tokenizer (checkpoint {facts.places.checkpoint})"
+        )
     if options.runtime == "torch":
         if facts.checkpoint is None or not facts.checkpoint.has_weights:
             missing.append(f"the checkpoint's weights ({facts.places.checkpoint})")
@@ -264,7 +269,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         route,
     )
     findings += more
-    missing = _missing(options, facts)
+    missing = _missing(options, spec, facts)
     if missing:
         remedy = "generate again with --hf-model-dir (and engine folders) once they exist"
         if options.runtime == "trtllm":
