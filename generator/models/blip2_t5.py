@@ -7,7 +7,6 @@ guide converts the LLM to bfloat16 under a vision engine in float16.
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.spec import (
-    BuildSpec,
     CheckpointSpec,
     Conversation,
     Evidence,
@@ -19,6 +18,7 @@ from generator.spec import (
     TorchSpec,
     Variant,
 )
+from generator.special_builds import BLIP2_T5
 
 
 def _variant(name: str, hidden_size: int) -> Variant:
@@ -55,7 +55,7 @@ SPEC = ModelSpec(
     ),
     image_required=True,
     torch=TorchSpec("hf_blip2", llm_attribute="language_model", prompt_form="encoder_prompt"),
-    build=BuildSpec(converter="enc_dec", vision_arguments="--model_type blip2", convert_arguments="--model_type blip2"),
+    build=BLIP2_T5,
     routes=("python_enc_dec",),
     evidence=Evidence("transformers: Blip2ForConditionalGeneration, Blip2Processor; T5 in bfloat16 under fp16 rows"),
     dtype="bfloat16",

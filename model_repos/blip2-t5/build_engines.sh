@@ -8,14 +8,18 @@
 # engines run with the TensorRT that built them, on the kind of GPU that they were built on.
 # It needs the examples of that release: run it in examples/models/core/multimodal, or say where they are with
 # TENSORRT_LLM_EXAMPLES=/path/to/examples. What exists is skipped, so it can be run again after a failure.
+#
+# Where it differs from the guide:
+# - max_encoder_input_len counts the rows of the image as well as the text's tokens.
+# - Known to export with transformers up to 4.45.1; a later one keeps the Q-Former in float32.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 examples=${TENSORRT_LLM_EXAMPLES:-../../..}
 checkpoint=tmp/hf_models/blip2-flan-t5-xl
-converted=tmp/trt_models/blip2-flan-t5-xl/bf16/1-gpu
-llm_engine=tmp/trt_engines/blip2-flan-t5-xl/bf16/1-gpu/llm
-vision_engine=tmp/trt_engines/blip2-flan-t5-xl/bf16/1-gpu/vision
+converted=tmp/trt_models/blip2-flan-t5-xl/bfloat16
+llm_engine=tmp/trt_engines/blip2-flan-t5-xl/bfloat16/llm
+vision_engine=tmp/trt_engines/blip2-flan-t5-xl/bfloat16/vision
 
 fail() {
   echo "build_engines.sh: $1" >&2
@@ -67,15 +71,35 @@ llm() {
   made "$llm_engine" && return
   need trtllm-build "run this where TensorRT-LLM 1.2.1 is installed"
   trtllm-build \
-    --checkpoint_dir "$converted" \
-    --output_dir "$llm_engine.part" \
+    --checkpoint_dir "$converted/encoder" \
+    --output_dir "$llm_engine.part/encoder" \
+    --paged_kv_cache disable \
+    --moe_plugin disable \
     --gemm_plugin bfloat16 \
+    --bert_attention_plugin bfloat16 \
+    --gpt_attention_plugin bfloat16 \
+    --remove_input_padding enable \
+    --context_fmha disable \
     --max_beam_width 1 \
     --max_batch_size 8 \
     --max_input_len 1024 \
-    --max_seq_len 513 \
     --max_num_tokens 8192 \
     --max_multimodal_len 256
+  trtllm-build \
+    --checkpoint_dir "$converted/decoder" \
+    --output_dir "$llm_engine.part/decoder" \
+    --paged_kv_cache disable \
+    --moe_plugin disable \
+    --gemm_plugin bfloat16 \
+    --bert_attention_plugin bfloat16 \
+    --gpt_attention_plugin bfloat16 \
+    --remove_input_padding enable \
+    --context_fmha disable \
+    --max_beam_width 1 \
+    --max_batch_size 8 \
+    --max_seq_len 513 \
+    --max_encoder_input_len 1024 \
+    --max_input_len 1
   mv "$llm_engine.part" "$llm_engine"
 }
 
