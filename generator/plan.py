@@ -119,7 +119,7 @@ def route_of(options: Options, spec: ModelSpec, release: str) -> tuple[Route, li
         return ROUTES[spec.routes[0]], [error("unknown-route", what, "--route", f"use --route {spec.routes[0]}")]
     route = ROUTES[name]
     known, findings = contract.releases(), []
-    if known.index(release) < known.index(route.since):
+    if options.runtime == "trtllm" and known.index(release) < known.index(route.since):
         what = f"route {name} needs TensorRT-LLM {route.since} or later, the release is {release}"
         findings.append(error("route-release", what, "--route", f"use --release {known[-1]}, or leave out --route"))
     if options.streaming and not route.streams:

@@ -203,7 +203,13 @@ def trtllm_executor(plan: Plan) -> dict[str, Any]:
         "min_tokens": plan.contract.min_tokens,
         "seed": plan.contract.seed,
     }
-    return {"model": plan.variant.name, **_llm_numbers(plan), "rows_per_image": plan.rows_per_image, "names": names}
+    return {
+        "model": plan.variant.name,
+        "engine": plan.paths.llm_engine,
+        **_llm_numbers(plan),
+        "rows_per_image": plan.rows_per_image,
+        "names": names,
+    }
 
 
 def trtllm_vision_encoder(plan: Plan) -> dict[str, Any]:
