@@ -63,11 +63,12 @@ def ask(
     text: str,
     images: Sequence[bytes],
     *,
+    videos: Sequence[bytes] = (),
     max_tokens: int | None = None,
     stream: bool = False,
     parameters: Mapping[str, Any] | None = None,
 ) -> Generator[str, None, None]:
-    """The answer to `text` about `images` (encoded files), in pieces as they arrive when `stream`.
+    """The answer to `text` about `images` or `videos` (encoded files), in pieces as they arrive when `stream`.
 
     `parameters` are further inputs of the model by name (temperature, top_k, ...), each a value or a list of values.
     The pieces, joined, are the answer; beams are joined by line ends. Closing the generator cancels the request.
@@ -79,6 +80,8 @@ def ask(
     values: dict[str, Any] = {"text_input": text, **(parameters or {})}
     if images:
         values["image_encoded_input"] = list(images)
+    if videos:
+        values["video_encoded_input"] = list(videos)
     if max_tokens is not None:
         values["max_tokens"] = max_tokens
     if stream:
@@ -121,6 +124,7 @@ def run(
     text: str,
     images: Sequence[Path],
     *,
+    videos: Sequence[Path] = (),
     max_tokens: int | None = None,
     stream: bool = False,
     times: bool = False,
@@ -130,19 +134,20 @@ def run(
 
     The times of the models are the server's statistics, in which a decoupled Python model counts only until it has
     accepted a request; hence the times that the client saw as well.
-    Raises ServerError, also for an image file that cannot be read.
+    Raises ServerError, also for a file that cannot be read.
     """
     try:
-        files = [path.read_bytes() for path in images]
+        pictures, clips = ([path.read_bytes() for path in paths] for paths in (images, videos))
     except OSError as error:
         raise ServerError(
-            f"cannot read {error.filename}: {error.strerror}", "give the path of an image file"
+            f"cannot read {error.filename}: {error.strerror}", "give the path of an image or video file"
         ) from error
     client = connect(url)
     before = step_times(client) if times else {}
     begin = time.perf_counter()
     arrived = []
-    for piece in ask(url, model, text, files, max_tokens=max_tokens, stream=stream, parameters=parameters):
+    pieces = ask(url, model, text, pictures, videos=clips, max_tokens=max_tokens, stream=stream, parameters=parameters)
+    for piece in pieces:
         arrived.append(1e3 * (time.perf_counter() - begin))
         print(piece, end="", flush=True)
     print()

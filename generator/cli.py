@@ -99,6 +99,11 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
         help="as the installed transformers tokenizes, or the checkpoint's tokenizer.json as it is (default: hf)",
     )
     what.add_argument(
+        "--frame-order",
+        choices=("rgb", "bgr"),
+        help="colours of video frames, as the model was trained (default: rgb; NVIDIA's runner feeds bgr)",
+    )
+    what.add_argument(
         "--image-host",
         action="append",
         default=[],
@@ -152,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--metrics-port", type=_positive, default=8002)
     serve.set_defaults(run=_serve)
 
-    ask = commands.add_parser("ask", help="ask a running server about images")
+    ask = commands.add_parser("ask", help="ask a running server about images or a video")
     ask.add_argument("--url", default="localhost:8001", help="gRPC address (default: localhost:8001)")
     ask.add_argument("--model", default="ensemble", help="model to ask (default: ensemble)")
     ask.add_argument(
@@ -163,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="JPEG, PNG or WebP; repeatable",
     )
+    ask.add_argument("--video", action="append", default=[], type=Path, metavar="FILE", help="a video file")
     ask.add_argument("--text", required=True)
     ask.add_argument("--stream", action="store_true", help="print the answer as it comes")
     ask.add_argument("--max-tokens", type=_positive)
@@ -214,6 +220,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         streaming=arguments.streaming,
         kv_cache_reuse=arguments.kv_cache_reuse,
         tokenizer=arguments.tokenizer,
+        frame_order=arguments.frame_order,
         name=arguments.name,
         image_hosts=tuple(arguments.image_host),
         path_map=tuple(arguments.path_map),
@@ -301,6 +308,7 @@ def _ask(arguments: argparse.Namespace) -> int:
             arguments.model,
             arguments.text,
             arguments.image,
+            videos=arguments.video,
             max_tokens=arguments.max_tokens,
             stream=arguments.stream,
             times=arguments.times,

@@ -8,6 +8,7 @@ from generator import build_options, contract
 from generator.facts.gather import Facts
 from generator.findings import Finding, error, warning
 from generator.options import Options
+from generator.prompting import FRAME_ORDER
 from generator.routes import TABLE, Route
 from generator.spec import ModelSpec, Variant
 
@@ -24,7 +25,7 @@ def check(
         *_variant(spec, variant, facts),
         *_tokenizer(spec, facts),
         *build_options.check(options, spec, variant, facts),
-        *_options(options, variant, facts, release, route),
+        *_options(options, spec, variant, facts, release, route),
     ]
 
 
@@ -136,11 +137,16 @@ def _tokenizer(spec: ModelSpec, facts: Facts) -> Iterator[Finding]:
         yield error("no-image-token", what, where, "give the tokenizer of this checkpoint with --tokenizer-dir")
 
 
-def _options(options: Options, variant: Variant, facts: Facts, release: str, route: Route) -> Iterator[Finding]:
+def _options(
+    options: Options, spec: ModelSpec, variant: Variant, facts: Facts, release: str, route: Route
+) -> Iterator[Finding]:
     llm = facts.llm_engine
     if options.runtime == "torch" and variant.no_torch:
         what = f"--runtime torch cannot run {variant.name}: {variant.no_torch}"
         yield error("no-torch", what, "--runtime", "use --runtime trtllm")
+    if options.frame_order and FRAME_ORDER not in spec.layout.settings:
+        what = f"{spec.title} takes no video, whose frames the option is about"
+        yield error("no-frames", what, "--frame-order", "leave it out")
     if options.kv_cache_reuse and not route.reuses_kv_cache:
         what = f"KV cache reuse tells images apart only on the route prompt_table, {variant.name} takes {route.name}"
         yield error("kv-cache-reuse", what, "--kv-cache-reuse", "leave it out")

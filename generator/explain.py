@@ -13,7 +13,7 @@ def explain(plan: Plan, facts: Facts) -> str:
     engine, checkpoint = facts.llm_engine, facts.checkpoint
     numbers = "LLM engine" if engine else "checkpoint" if checkpoint else "spec"
     limits = "LLM engine and options" if engine else "spec, checkpoint and options; build engines with these"
-    per_request = plan.limits.max_table_rows
+    per_request, noun = plan.limits.max_table_rows, plan.spec.media.noun
     rows: list[tuple[str, object, str]] = [
         ("variant", plan.variant.name, "--model"),
         ("release", plan.release, "engine" if engine and engine.version else "option or spec"),
@@ -27,7 +27,8 @@ def explain(plan: Plan, facts: Facts) -> str:
         ("vision dtype", plan.vision_dtype, "vision engine" if facts.vision_engine else "spec"),
         ("rows per engine entry", plan.rows_per_image, "vision engine, checkpoint or spec"),
         ("max batch size", plan.limits.max_batch_size, limits),
-        ("images per prompt", plan.limits.max_images, limits),
+        (f"{noun}s per prompt", plan.limits.max_images, limits),
+        *((_words(name), getattr(plan.limits, name), f"of one {noun}") for name in plan.spec.media.limits),
         (
             "table rows per request",
             _sum(plan),
@@ -59,6 +60,10 @@ def explain(plan: Plan, facts: Facts) -> str:
     ]
     width = max(len(name) for name, _, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {value}   [{source}]" for name, value, source in rows)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _sum(plan: Plan) -> str:

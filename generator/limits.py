@@ -17,6 +17,8 @@ DEFAULT_OUTPUT_LEN = 512
 TEXT_BUDGET = 1024  # prompt tokens left for text beside the image tokens
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own warning threshold: a 24-bit image of 256 MiB
+MAX_VIDEO_BYTES = 128 * 1024 * 1024
+MAX_VIDEO_FRAMES = 10_000  # all are decoded to look at a few
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Limits:
         max_batch_size: requests that the LLM runs together.
         max_table_rows: prompt table rows of one request; engine build size = this x max_batch_size.
         max_input_len: prompt tokens, image tokens included. max_seq_len: prompt and answer.
+        max_images: images or videos of one prompt.
+        max_image_bytes, ..., max_frame_pixels: of one image or video; MediaSpec.limits says which apply.
         max_output_len: of an answer whose decoder does not read the prompt; None = what the prompt leaves.
     """
 
@@ -38,6 +42,9 @@ class Limits:
     default_max_tokens: int
     max_image_bytes: int = MAX_IMAGE_BYTES
     max_image_pixels: int = MAX_IMAGE_PIXELS
+    max_video_bytes: int = MAX_VIDEO_BYTES
+    max_video_frames: int = MAX_VIDEO_FRAMES
+    max_frame_pixels: int = MAX_IMAGE_PIXELS
     max_output_len: int | None = None
 
 
@@ -55,9 +62,9 @@ def decide(
     entries, tokens = spec.layout.largest(layout) if spec.layout.largest else (1, rows)
     rows *= entries
     fewest_rows, fewest_tokens = spec.layout.smallest(layout) if spec.layout.smallest else (rows, tokens)
-    shared = spec.constant_rows
+    shared, noun = spec.constant_rows, spec.media.noun
     if options.max_images is not None and spec.max_images is not None and options.max_images > spec.max_images:
-        what = f"{spec.title} takes {spec.max_images} image per prompt, {options.max_images} asked"
+        what = f"{spec.title} takes {spec.max_images} {noun} per prompt, {options.max_images} asked"
         findings.append(error("max-images", what, "--max-images", f"use --max-images {spec.max_images}"))
     images = options.max_images or spec.default_images
     batch = options.max_batch_size or (engine.max_batch_size if engine else DEFAULT_BATCH_SIZE)
@@ -70,7 +77,7 @@ def decide(
         seq_len = min(input_len + DEFAULT_OUTPUT_LEN, positions)
         input_len = min(input_len, seq_len - 1)
         if tokens * images > input_len:
-            what = f"{images} image(s) of {tokens} tokens exceed {input_len} prompt tokens ({positions} positions)"
+            what = f"{images} {noun}(s) of {tokens} tokens exceed {input_len} prompt tokens ({positions} positions)"
             remedy = f"use --max-images {max(1, input_len // tokens)}"
             findings.append(error("max-images", what, "--max-images", remedy))
         return Limits(batch, images, shared + rows * images, input_len, seq_len, options.max_tokens), findings
@@ -92,14 +99,14 @@ def decide(
         pass  # no table at all, which the cross-check says
     elif per_request < shared + fewest_rows:
         least = "" if fewest_rows == rows else " at least"
-        what = f"{arithmetic}, but one image of {spec.title} has{least} {shared + fewest_rows}"
+        what = f"{arithmetic}, but one {noun} of {spec.title} has{least} {shared + fewest_rows}"
         findings.append(error("table-too-small", what, where, build))
     elif per_request < shared + rows:
-        what = f"{arithmetic}, but one image of {spec.title} has up to {shared + rows}; larger ones are refused"
+        what = f"{arithmetic}, but one {noun} of {spec.title} has up to {shared + rows}; larger ones are refused"
         findings.append(warning("table-too-small", what, where, build))
     elif per_request < needed:
         fits = (per_request - shared) // rows
-        what = f"{arithmetic}: {fits} image(s) of {rows} rows, not {images}"
+        what = f"{arithmetic}: {fits} {noun}(s) of {rows} rows, not {images}"
         if options.max_images is not None:
             findings.append(error("table-too-small", what, where, f"use --max-images {fits}, or {build}"))
         else:
@@ -111,14 +118,14 @@ def decide(
     longer = f"build it with --max_input_len {tokens + TEXT_BUDGET}"
     if input_len < fewest_tokens:
         least = "" if fewest_tokens == tokens else " at least"
-        what = f"the LLM engine takes {input_len} prompt tokens, one image alone has{least} {fewest_tokens}"
+        what = f"the LLM engine takes {input_len} prompt tokens, one {noun} alone has{least} {fewest_tokens}"
         findings.append(error("input-too-short", what, where, longer))
     elif input_len < tokens:
-        what = f"the LLM engine takes {input_len} prompt tokens, one image has up to {tokens}; larger ones are refused"
+        what = f"the LLM engine takes {input_len} prompt tokens, one {noun} has up to {tokens}; larger ones are refused"
         findings.append(warning("input-too-short", what, where, longer))
     elif input_len < tokens * images:
-        what = f"the LLM engine takes {input_len} prompt tokens, {images} images have {tokens * images}"
-        remedy = f"build it with --max_input_len {tokens * images + TEXT_BUDGET}, or use fewer images"
+        what = f"the LLM engine takes {input_len} prompt tokens, {images} {noun}s have {tokens * images}"
+        remedy = f"build it with --max_input_len {tokens * images + TEXT_BUDGET}, or use fewer {noun}s"
         findings.append(warning("input-too-short", what, where, remedy))
     table = max(per_request, 1) if per_request < shared + rows else shared + rows * images
     return Limits(batch, images, table, input_len, engine.max_seq_len, options.max_tokens), findings

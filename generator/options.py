@@ -32,6 +32,7 @@ class Options:
     streaming: bool = False
     kv_cache_reuse: bool = False
     tokenizer: Literal["hf", "checkpoint"] = "hf"
+    frame_order: Literal["rgb", "bgr"] | None = None
     name: str | None = None
     image_hosts: tuple[str, ...] = ()
     path_map: tuple[tuple[str, str], ...] = ()
@@ -57,6 +58,7 @@ class Options:
             "pp": self.pp,
             "max_batch_size": self.max_batch_size,
             "max_images": self.max_images,
+            "frame_order": self.frame_order,
             "name": self.name,
             "image_hosts": list(self.image_hosts),
             "path_map": [list(pair) for pair in self.path_map],
@@ -73,6 +75,7 @@ class Options:
             "--tp": self.tp,
             "--pp": self.pp,
             "--tokenizer": self.tokenizer if self.tokenizer != "hf" else None,
+            "--frame-order": self.frame_order,
             "--name": self.name,
         }
         words = [word for name, value in values.items() if value is not None for word in (name, str(value))]

@@ -182,6 +182,8 @@ def _missing(options: Options, facts: Facts) -> list[str]:
     if options.runtime == "torch":
         if facts.checkpoint is None or not facts.checkpoint.has_weights:
             missing.append(f"the checkpoint's weights ({facts.places.checkpoint})")
+        if facts.places.projector and facts.projector is None:
+            missing.append(f"the archive with the vision side ({facts.places.projector})")
     else:
         if facts.vision_engine is None:
             missing.append(f"the vision engine ({facts.places.vision_engine})")
@@ -205,7 +207,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     vocab_size = llm.vocab_size if llm else checkpoint.vocab_size if checkpoint else variant.vocab_size
     hidden_size = llm.hidden_size if llm else checkpoint.hidden_size if checkpoint else variant.hidden_size
     llm_dtype = llm.dtype if llm else spec.dtype  # not the checkpoint's: the guide converts to its own choice
-    layout = prompting.layout(spec, facts)
+    layout = prompting.layout(options, spec, facts)
     decided, more = limits.decide(options, spec, variant, facts, rows, layout)
     findings += more
     entries = spec.layout.largest(layout)[0] if spec.layout.largest else 1

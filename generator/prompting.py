@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from generator.facts.gather import Facts
+from generator.options import Options
 from generator.spec import ModelSpec, Piece, Tokens, Variant
+
+FRAME_ORDER = "reverse_channels"  # setting of the layouts that take frames
 
 
 def tokens(spec: ModelSpec, variant: Variant, facts: Facts) -> Tokens:
@@ -58,11 +61,13 @@ def prompt(spec: ModelSpec, variant: Variant, facts: Facts, known: Tokens) -> di
     }
 
 
-def layout(spec: ModelSpec, facts: Facts) -> dict[str, Any]:
-    """Settings of the layout module: the spec's, the checkpoint's over them, ids of tokens over both."""
+def layout(options: Options, spec: ModelSpec, facts: Facts) -> dict[str, Any]:
+    """Settings of the layout module: the spec's, the checkpoint's and options over them, ids of tokens over all."""
     settings: dict[str, Any] = {"module": spec.layout.module, **spec.layout.settings}
     if facts.checkpoint:
         settings.update(facts.checkpoint.layout)
+    if options.frame_order and FRAME_ORDER in settings:
+        settings[FRAME_ORDER] = options.frame_order == "bgr"
     if facts.tokenizer:
         settings.update((name, facts.tokenizer.id_of(token)) for name, token in spec.layout.from_tokenizer.items())
     return settings

@@ -10,6 +10,7 @@ from generator.plan import FRONT, ROLES, Plan
 from generator.routes import TABLE
 
 FRONT_THREADS = 64
+NUMBERS = {"bfloat16": "bfloat16"}  # dtype of pixels that numpy lacks -> the module that has it
 
 
 def _tokenizer(plan: Plan) -> dict[str, Any]:
@@ -18,6 +19,11 @@ def _tokenizer(plan: Plan) -> dict[str, Any]:
         "file": plan.spec.tokenizer.file,
         "dropped_ids": list(plan.dropped_ids),
     }
+
+
+def _decoding_tokenizer(plan: Plan) -> dict[str, Any]:
+    replacements = plan.tokenizer.replacements if plan.tokenizer else ()
+    return _tokenizer(plan) | ({"replacements": [list(pair) for pair in replacements]} if replacements else {})
 
 
 def preprocessing(plan: Plan) -> dict[str, Any]:
@@ -40,12 +46,14 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "std": list(plan.pixels.std),
             "shape": list(plan.pixels.shape),
             "dtype": plan.vision_dtype,
+            "module": NUMBERS.get(plan.vision_dtype, "numpy_numbers"),
         },
         "layout": plan.layout,
         "media": {
             "module": plan.spec.media.module,
             "needed": plan.spec.media.needed,
             "input": plan.spec.media.input,
+            "noun": plan.spec.media.noun,
         },
         "rows_per_image": plan.rows_per_image,
         "constant_rows": plan.spec.constant_rows,
@@ -61,8 +69,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "max_seq_len": limits.max_seq_len,
             "max_table_rows": limits.max_table_rows,
             "default_max_tokens": limits.default_max_tokens,
-            "max_image_bytes": limits.max_image_bytes,
-            "max_image_pixels": limits.max_image_pixels,
+            **{name: getattr(limits, name) for name in plan.spec.media.limits},
             "max_output_len": limits.max_output_len,
         },
         "image_hosts": list(plan.image_hosts),
@@ -72,7 +79,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
 def postprocessing(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.variant.name,
-        "tokenizer": _tokenizer(plan),
+        "tokenizer": _decoding_tokenizer(plan),
         "skip_special_tokens": True,
         "texts": {"module": plan.spec.post.module},
     }
@@ -95,7 +102,7 @@ def front(plan: Plan) -> dict[str, Any]:
     passed = [t.name for t in parts[FRONT].outputs if t.name not in texts]
     return {
         "model": plan.variant.name,
-        "tokenizer": _tokenizer(plan),
+        "tokenizer": _decoding_tokenizer(plan),
         "skip_special_tokens": True,
         "steps": {role: plan.names[role] for role in ROLES},
         "preprocessing_inputs": [t.name for t in parts["preprocessing"].inputs],

@@ -122,12 +122,36 @@ class PromptSpec:
 
 @dataclass(frozen=True)
 class MediaSpec:
-    """What a prompt shows: the module of preprocessing that reads the inputs, and words for messages."""
+    """What a prompt shows.
+
+    Attributes:
+        module: of preprocessing, which reads the inputs.
+        needed, noun: words for messages. input: which takes it, for messages and examples.
+        file, question: an example.
+        as_uri: whether a data URI may hold it.
+        limits: fields of Limits that bound one of it.
+    """
 
     module: str = "images"
     needed: str = "an image"
     input: str = "image_encoded_input"
     noun: str = "image"
+    file: str = "photo.jpg"
+    question: str = "What is in the picture?"
+    as_uri: bool = True
+    limits: tuple[str, ...] = ("max_image_bytes", "max_image_pixels")
+
+
+VIDEO = MediaSpec(
+    module="videos",
+    needed="a video",
+    input="video_encoded_input",
+    noun="video",
+    file="clip.mp4",
+    question="What happens in the video?",
+    as_uri=False,
+    limits=("max_video_bytes", "max_video_frames", "max_frame_pixels"),
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from generator.facts import checkpoint, engines, nemo, tokenizer
 from generator.facts.checkpoint import CheckpointFacts
 from generator.facts.engines import LlmEngineFacts, VisionEngineFacts
 from generator.facts.tokenizer import TokenizerFacts
-from generator.findings import Finding, Refused, error
+from generator.findings import Finding, Refused, error, warning
 from generator.options import Options
 from generator.spec import ModelSpec, Variant
 
@@ -28,13 +28,14 @@ class Places:
 
 @dataclass(frozen=True)
 class Facts:
-    """All facts of one run; None = not on disk."""
+    """All facts of one run; None = not on disk. `projector`: the archive of the vision side, where that is another."""
 
     places: Places
     checkpoint: CheckpointFacts | None
     tokenizer: TokenizerFacts | None
     vision_engine: VisionEngineFacts | None
     llm_engine: LlmEngineFacts | None
+    projector: Path | None = None
 
 
 def places(options: Options, spec: ModelSpec, variant: Variant, release_name: str) -> Places:
@@ -72,19 +73,20 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
     findings: list[Finding] = []
     root = options.working_dir
 
-    def wanted(given: Path | None, default: Path, option: str) -> Path | None:
+    def wanted(given: Path | None, default: Path, option: str, code: str = "no-such-directory") -> Path | None:
         folder = root / (given or default)
         if folder.is_dir() or (spec.checkpoint.archive and folder.is_file()):
             return folder.resolve()
         if given is not None:
-            what = f"{option} is no directory: {str(given)!r}"
-            findings.append(error("no-such-directory", what, option, "correct the path or leave the option out"))
+            kind = "file or directory" if spec.checkpoint.archive else "directory"
+            what = f"{option} names no {kind}: {str(given)!r}"
+            findings.append(error(code, what, option, "correct the path or leave the option out"))
         return None
 
     checkpoint_dir = wanted(options.hf_model_dir, where.checkpoint, "--hf-model-dir")
     vision_dir = wanted(options.visual_engine_dir, where.vision_engine, "--visual-engine-dir")
     llm_dir = wanted(options.llm_engine_dir, where.llm_engine, "--llm-engine-dir")
-    projector = where.projector and wanted(options.projector, where.projector, "--projector")
+    projector = where.projector and wanted(options.projector, where.projector, "--projector", "projector-missing")
     if options.projector and not spec.checkpoint.projector:
         what = f"the vision side of {spec.title} is part of its checkpoint"
         findings.append(error("no-projector", what, "--projector", "leave it out"))
@@ -126,6 +128,9 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
             if refused.exit_code != 1:
                 raise
             findings.extend(refused.findings)
+    if found_checkpoint and where.projector and not projector and not options.projector:
+        what = f"the archive with the vision side, {where.projector}, is not there: its numbers are the spec's"
+        findings.append(warning("projector-missing", what, found_checkpoint.path, "give the archive with --projector"))
     facts = Facts(
         places=Places(
             checkpoint=checkpoint_dir or where.checkpoint,
@@ -138,5 +143,6 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
         tokenizer=found_tokenizer,
         vision_engine=found_vision,
         llm_engine=found_llm,
+        projector=projector or None,
     )
     return facts, findings

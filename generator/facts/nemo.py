@@ -78,7 +78,7 @@ def read(path: Path, spec: ModelSpec, variant: Variant, projector: Path | None =
         pixels=checkpoint.pixels(tower / "preprocessor_config.json", variant.pixels),
         rows_per_image=rows and rows * layout.get("num_frames", 1),
         layout=layout,
-        has_weights=side.is_file() and (bool(projector) or not spec.checkpoint.projector),
+        has_weights=archive.is_file(),
         num_heads=checkpoint.heads(config),
     )
 

@@ -27,7 +27,23 @@ FILES = (
     "merges.txt",
     "config.json",
 )
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+
+# What transformers replaces in decoded text, in this order, where a tokenizer_config.json asks for
+# clean_up_tokenization_spaces (PreTrainedTokenizerBase.clean_up_tokenization; since 5.0 not for BPE).
+CLEAN_UP = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
+CLEAN_UP_PROBE = "a . b ? c ! d , e"
 
 # Where converted tokenizers are known to part ways: white space, special tokens in running text, scripts, bytes.
 PROBES = (
@@ -54,7 +70,10 @@ PROBES = (
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """A tokenizer ready to be written: `content` is its whole file, here a tokenizer.json."""
+    """A tokenizer ready to be written: `content` is its whole file, here a tokenizer.json.
+
+    `replacements`: pairs (old, new), applied one after the other to decoded text.
+    """
 
     content: bytes
     bos: int | None
@@ -63,6 +82,7 @@ class TokenizerFacts:
     image: int | None
     vocabulary: int
     source: str
+    replacements: tuple[tuple[str, str], ...] = ()
 
     def digest(self) -> str:
         return hashlib.sha256(self.content).hexdigest()
@@ -127,6 +147,7 @@ def read(folder: Path, how: Literal["hf", "checkpoint"], image_mark: str) -> tup
         image=state["tokens"].get(image_mark),
         vocabulary=state["vocabulary"],
         source=f"transformers {state['transformers']}",
+        replacements=CLEAN_UP if state["cleans_up"] else (),
     )
     example = state["differs"]
     findings = []
@@ -211,7 +232,18 @@ def _convert(folder: Path) -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "transformers": version,
         "differs": _difference(tokenizer, folder / "tokenizer.json"),
+        "cleans_up": _cleans_up(tokenizer, backend),
     }
+
+
+def _cleans_up(tokenizer: Any, backend: Any) -> bool:
+    """Whether this transformers cleans up what this tokenizer decodes, which it decides by release and kind."""
+    ids = tokenizer(CLEAN_UP_PROBE, add_special_tokens=False)["input_ids"]
+    text = backend.decode(ids, skip_special_tokens=False)
+    cleaned = text
+    for old, new in CLEAN_UP:
+        cleaned = cleaned.replace(old, new)
+    return bool(text != cleaned == tokenizer.decode(ids))
 
 
 def _difference(tokenizer: Any, own_file: Path) -> tuple[str, list[int], list[int]] | None:
@@ -238,7 +270,7 @@ def _from_file(folder: Path, image_mark: str) -> TokenizerFacts:
     content = jsonfile.read(path, "tokenizer.json", "use --tokenizer hf, which also reads tokenizer.model")
     config = jsonfile.read(folder / "tokenizer_config.json", "tokenizer_config.json", "copy it beside tokenizer.json")
     ids = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
-    vocabulary = content.get("model", {}).get("vocab", {})
+    vocabulary, kind = (content.get("model", {}).get(key, {}) for key in ("vocab", "type"))
     size = max([len(vocabulary), *(i + 1 for i in ids.values())])
 
     def special(key: str) -> int | None:
@@ -261,4 +293,5 @@ def _from_file(folder: Path, image_mark: str) -> TokenizerFacts:
         image=ids.get(image_mark),
         vocabulary=size,
         source="the checkpoint's tokenizer.json",
+        replacements=CLEAN_UP if config.get("clean_up_tokenization_spaces") and kind != "BPE" else (),
     )

@@ -14,6 +14,7 @@ from generator.spec import (
     ModelSpec,
     Piece,
     PixelSpec,
+    PostSpec,
     PromptSpec,
     Tokens,
     TorchSpec,
@@ -47,6 +48,7 @@ SPEC = ModelSpec(
         "sequence_prompt", before=(Piece(text="<s><image>"),), after=(Piece(text="</image>{text}", strip=True),)
     ),
     checkpoint=CheckpointSpec(hidden_size="embed_dim", rows="latent_query_num", squash=True),
+    post=PostSpec("entities_text", outputs=("clean_text", "entities")),
     image_required=True,
     torch=TorchSpec("hf_kosmos2", llm_attribute="text_model"),
     build=BuildSpec(

@@ -2,18 +2,18 @@
 
 Sources: TensorRT-LLM `multimodal_builder.py` (build_video_neva_engine) for the engine, `multimodal_model_runner.py` for
 the SteerLM prompt; NeMo's video loader for frames: short clips repeat their last one, colours are RGB (NVIDIA's runner
-reverses them, as NeMo did in May 2024 only).
+reverses them, as NeMo did in May 2024 only: --frame-order bgr).
 """
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.spec import (
+    VIDEO,
     WITH_ATTENTION_PLUGIN,
     BuildSpec,
     CheckpointSpec,
     Conversation,
     Evidence,
     LayoutSpec,
-    MediaSpec,
     ModelSpec,
     Piece,
     PixelSpec,
@@ -62,8 +62,8 @@ SPEC = ModelSpec(
         before=(Piece(text=f"<extra_id_0>System\n{SYSTEM}\n\n<extra_id_1>User"),),
         after=(Piece(text=f"\n{{text}}\n<extra_id_1>Assistant\n<extra_id_2>{STEERING}\n"),),
     ),
-    layout=LayoutSpec("video_frames", {"num_frames": FRAMES, "max_frames": 10_000, "reverse_channels": False}),
-    media=MediaSpec("videos", "a video", "video_encoded_input", "video"),
+    layout=LayoutSpec("video_frames", {"num_frames": FRAMES, "reverse_channels": False}),
+    media=VIDEO,
     checkpoint=CheckpointSpec(archive="nemotron.nemo", projector="projector.nemo"),
     tokenizer=TokenizerSpec("tokenizer.model", "sentencepiece_text"),
     image_required=True,

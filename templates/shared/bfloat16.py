@@ -1,5 +1,5 @@
-"""bfloat16 tensors without torch. numpy has no such type: an array holds the values' bits as uint16, and DLPack, by
-which tensors change hands, gives them their name."""
+"""bfloat16 pixel values without torch. numpy has no such type: an array holds the values' bits as uint16, and DLPack,
+by which tensors change hands, gives them their name. See numpy_numbers for types that numpy has."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ _rename = ctypes.pythonapi.PyCapsule_SetName
 _rename.restype, _rename.argtypes = ctypes.c_int, (ctypes.py_object, ctypes.c_char_p)
 
 
-def rounded(values: NDArray[Any]) -> NDArray[np.uint16]:
+def array_dtype(name: str) -> np.dtype[Any]:
+    """What an array of bfloat16 values has."""
+    return BITS
+
+
+def rounded(values: NDArray[Any], dtype: np.dtype[Any] = BITS) -> NDArray[np.uint16]:
     """The bits of finite `values`, any float type, rounded to the nearest bfloat16, ties to even."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(BITS)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(dtype)
 
 
 def tensor(name: str, bits: NDArray[np.uint16]) -> pb_utils.Tensor:

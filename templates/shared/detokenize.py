@@ -2,6 +2,7 @@
 
 Decoding each chunk alone loses spaces and breaks characters that span tokens; decoding everything again for each
 token costs more and more. Here a short window of the latest tokens is decoded, and what it adds is the new piece.
+What the tokenizer replaces in every text is replaced afterwards, in the pieces.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class Detokenizer:
         self.tokenizer = tokenizer
 
     def decode(self, ids: list[int]) -> str:
-        """Text of `ids` without special tokens; ids outside the vocabulary have no text."""
-        return self.tokenizer.decode(ids)
+        """Text of `ids` without special tokens, nothing replaced; ids outside the vocabulary have no text."""
+        return self.tokenizer.unreplaced(ids)
 
     def stream(self) -> TextStream:
         """A new stream, for one answer."""
@@ -42,9 +43,17 @@ class TextStream:
         self._window: list[int] = []  # the latest ids that have a token and are not special
         self._sent = 0  # characters of the window's text that have been returned
         self._in_byte_run = False
+        self._replacing = [Replacing(old, new) for old, new in shared.tokenizer.replacements]
 
     def push(self, ids: Iterable[int]) -> str:
         """The text that is certain now and was not before; empty while a character is unfinished."""
+        return self._replaced(self._push(ids), final=False)
+
+    def finish(self) -> str:
+        """The rest of the text, with unfinished characters as decoding everything at once renders them."""
+        return self._replaced(self._piece(final=True), final=True)
+
+    def _push(self, ids: Iterable[int]) -> str:
         for id in ids:
             if self._shared.tokenizer.has_text(id):
                 self._window.append(id)
@@ -56,10 +65,6 @@ class TextStream:
             self._shorten()
         return piece
 
-    def finish(self) -> str:
-        """The rest of the text, with unfinished characters as decoding everything at once renders them."""
-        return self._piece(final=True)
-
     def _piece(self, *, final: bool) -> str:
         text = self._shared.decode(self._window)
         end = len(text) if final else _certain(text)
@@ -67,11 +72,30 @@ class TextStream:
         self._sent = max(self._sent, end)
         return piece
 
+    def _replaced(self, piece: str, *, final: bool) -> str:
+        for replacing in self._replacing:
+            piece = replacing.push(piece, final=final)
+        return piece
+
     def _shorten(self) -> None:
         text = self._shared.decode(self._window[-KEPT_TOKENS:])
         if text:  # else a decoder that strips the start of the text would strip the next token too
             del self._window[:-KEPT_TOKENS]
             self._sent = _certain(text)
+
+
+class Replacing:
+    """`str.replace` of a text that comes in pieces."""
+
+    def __init__(self, old: str, new: str) -> None:
+        self._old, self._new = old, new
+        self._held = ""  # the text's end, as far as `old` may begin there
+
+    def push(self, piece: str, *, final: bool) -> str:
+        *done, rest = (self._held + piece).split(self._old)
+        beginnings = (self._old[:length] for length in range(len(self._old) - 1, 0, -1))
+        self._held = "" if final else next((start for start in beginnings if rest.endswith(start)), "")
+        return self._new.join([*done, rest.removesuffix(self._held)])
 
 
 def _certain(text: str) -> int:

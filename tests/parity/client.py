@@ -95,7 +95,7 @@ def ask_all(url: str, cases: Sequence[Case], max_tokens: int, threads: int, mode
 
 
 def ask_stream(
-    url: str, model: str, cases: Sequence[Case], max_tokens: int, stream: bool = False
+    url: str, model: str, cases: Sequence[Case], max_tokens: int, stream: bool = False, **values: NDArray[Any]
 ) -> tuple[list[list[str]], list[str]]:
     """Sends the cases as one request with a row each to a decoupled model.
 
@@ -106,7 +106,7 @@ def ask_stream(
     pieces: list[list[str]] = [[] for _ in cases]
     errors: list[str] = []
     rows = len(cases)
-    request = inputs(cases, max_tokens=tokens(max_tokens, rows), stream=np.full((rows, 1), stream))
+    request = inputs(cases, max_tokens=tokens(max_tokens, rows), stream=np.full((rows, 1), stream), **values)
     with InferenceServerClient(url) as client:
         client.start_stream(lambda result, error: answers.put((result, error)))
         client.async_stream_infer(model, request, enable_empty_final_response=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from generator import models
 from generator.generate import generate
 from generator.options import Options
 from tests import photos
@@ -39,6 +40,7 @@ class Subject:
         prompts: how many of the 30 prompts are asked for each number of images.
         marks: whether the text may say where an image goes. raw_marks: whether it must, without the chat template.
         client_pixels: whether a client may send the engine's pixels.
+        other_tower: the tiny checkpoint has a tower that torch can run, unlike the variant's own.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Subject:
     marks: bool = True
     raw_marks: bool = False
     client_pixels: bool = True
+    other_tower: bool = False
 
 
 SUBJECTS = {
@@ -61,22 +64,28 @@ SUBJECTS = {
     "neva": Subject("neva", "neva", NevaOracle, (1,), 20, marks=False, raw_marks=True),
     "phi-3-vision": Subject("phi-3-vision", "phi-3-vision-4", Phi3VisionOracle, (0, 1, 2), 20, client_pixels=False),
     "vila1.5-8b": Subject("vila1.5-8b", "vila-llama_3", partial(VilaOracle, conversation="llama_3"), (0, 1, 2), 8),
+    "vila1.5-40b": Subject(
+        "vila1.5-40b", "vila-hermes-2", partial(VilaOracle, conversation="hermes-2"), (0, 1, 2), 8, other_tower=True
+    ),
 }
 STREAMED = ("llava", "vila", "neva")
 
 
 def repository(subject: Subject, folder: Path, *, streaming: bool = False) -> Path:
-    outcome = generate(
-        Options(
-            model=subject.model,
-            hf_model_dir=cached(subject.checkpoint),
-            runtime="torch",
-            output=folder,
-            streaming=streaming,
-            max_tokens=MAX_TOKENS,
-            max_images=max(subject.images),
-        )
+    options = Options(
+        model=subject.model,
+        hf_model_dir=cached(subject.checkpoint),
+        runtime="torch",
+        output=folder,
+        streaming=streaming,
+        max_tokens=MAX_TOKENS,
+        max_images=max(subject.images),
     )
+    with pytest.MonkeyPatch.context() as patch:
+        if subject.other_tower:
+            spec, variant = models.find(subject.model)
+            patch.setattr(models, "find", lambda name: (spec, replace(variant, no_torch="")))
+        outcome = generate(options)
     assert not outcome.failed, outcome.findings
     return outcome.output
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -16,13 +16,14 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient
 
-from generator.generate import generate
+from generator.cli import main
+from generator.generate import Outcome, generate
 from generator.options import Options
 from tests import photos
 from tests.checkpoints import cached
 from tests.oracle.common import open_image
 from tests.oracle.video_neva import VideoNevaOracle
-from tests.parity.client import Case, ask, floats, inputs, passed_on, refusal, strings
+from tests.parity.client import Case, ask, ask_stream, floats, inputs, passed_on, refusal, strings
 from tests.parity.conftest import MAX_TOKENS
 from tests.server.harness import triton
 
@@ -62,21 +63,42 @@ class Videos:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Videos]:
+def oracle() -> VideoNevaOracle:
+    return VideoNevaOracle(cached("video-neva"))
+
+
+@pytest.fixture(scope="module")
+def expected(oracle: VideoNevaOracle) -> list[str]:
+    return [oracle.generate(photos.PROMPTS[i], [clip(i)], MAX_TOKENS)[1] for i in CASES]
+
+
+def repository(folder: Path, **options: Any) -> Outcome:
     checkpoint = cached("video-neva")
-    options = Options(
+    given = Options(
         model="video-neva",
         hf_model_dir=checkpoint / "nemotron.nemo",
         projector=checkpoint / "projector.nemo",
         runtime="torch",
-        output=tmp_path_factory.mktemp("video") / "repository",
+        output=folder / "repository",
     )
-    outcome = generate(options)
+    outcome = generate(replace(given, **options))
     assert not outcome.failed, outcome.findings
-    oracle = VideoNevaOracle(checkpoint)
-    expected = [oracle.generate(photos.PROMPTS[i], [clip(i)], MAX_TOKENS)[1] for i in CASES]
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, oracle: VideoNevaOracle, expected: list[str]) -> Iterator[Videos]:
+    outcome = repository(tmp_path_factory.mktemp("video"))
     with triton(outcome.output) as server:
         yield Videos(server.grpc, oracle, outcome.plan.vocab_size, expected)
+
+
+@pytest.fixture(scope="module")
+def streaming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The gRPC address of a --streaming repository that was told that frames are to be BGR."""
+    outcome = repository(tmp_path_factory.mktemp("streaming"), streaming=True, frame_order="bgr")
+    with triton(outcome.output) as server:
+        yield server.grpc
 
 
 def request(number: int) -> tuple[Case, dict[str, Any]]:
@@ -122,6 +144,41 @@ def test_decoded_frames_in_either_order_of_axes(served: Videos) -> None:
             frames = clip(number)[None]
             for array in (frames, np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3))):
                 assert ask(client, case, MAX_TOKENS, video_bytes_input=array) == served.expected[number]
+
+
+def test_ask_sends_a_video(served: Videos, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(file(4))
+    arguments = ["ask", "--url", served.grpc, "--video", str(path), "--text", photos.PROMPTS[4]]
+    assert main([*arguments, "--max-tokens", str(MAX_TOKENS)]) == 0
+    assert capsys.readouterr().out == served.expected[4] + "\n"
+
+
+def test_streamed_pieces_join_to_the_whole_text(streaming: str, expected: list[str]) -> None:
+    """Frames go in with red and blue exchanged, as the repository exchanges them again."""
+    for number in (0, 1, 7, 13):
+        frames = np.ascontiguousarray(clip(number)[None, ..., ::-1])
+        case = Case(str(number), photos.PROMPTS[number])
+        pieces, errors = ask_stream(
+            streaming, "tensorrt_llm_bls", [case], MAX_TOKENS, stream=True, video_bytes_input=frames
+        )
+        assert not errors and len(pieces[0]) > 3 and "".join(pieces[0]) == expected[number]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_rows_of_a_batch_equal_single_requests(
+    streaming: str, oracle: VideoNevaOracle, expected: list[str], stream: bool
+) -> None:
+    """Clips of one size, one played backwards, and questions of unequal length."""
+    clips = [clip(9), clip(9)[::-1], clip(9)]
+    cases = [Case("", photos.PROMPTS[9]), Case("", photos.PROMPTS[9]), Case("", photos.PROMPTS[2])]
+    truth = [oracle.generate(case.text, [frames], MAX_TOKENS)[1] for case, frames in zip(cases, clips, strict=True)]
+    assert len(set(truth)) == 3 and truth[0] == expected[9]
+    frames = np.ascontiguousarray(np.stack(clips)[..., ::-1])
+    pieces, errors = ask_stream(
+        streaming, "tensorrt_llm_bls", cases, MAX_TOKENS, stream=stream, video_bytes_input=frames
+    )
+    assert not errors and ["".join(own) for own in pieces] == truth
 
 
 def test_bad_requests_are_refused(served: Videos) -> None:

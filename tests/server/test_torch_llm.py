@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -325,6 +326,23 @@ def test_cancelled_requests_stop_between_tokens(client: Any, start: Callable[...
     started = time.monotonic()
     stream(client, PROMPTS[0], 2)
     assert time.monotonic() - started < whole
+
+
+def test_rows_that_wait_are_bounded(client: Any, start: Callable[..., Running]) -> None:
+    """Of nine requests of eight long rows each, 4 rows run and 64 may wait: one request is refused, the others go on."""
+    running = [start(f"row{number}", prompt=[PROMPTS[0]] * 8, streaming=True) for number in range(9)]
+    deadline, refused = time.monotonic() + 20, []
+    while not refused and time.monotonic() < deadline:
+        first = [own.received.queue[0] for own in running if own.received.qsize()]
+        time.sleep(0.01)
+        refused = [answer for answer in first if isinstance(answer, InferenceServerException)]
+    [refusal] = refused
+    found = re.search(r"8 row\(s\) wanted, (\d+) run or wait of at most 68: send again later", refusal.message())
+    assert found and 60 < int(found[1]) <= 64
+    for number in range(9):
+        start(f"row{number}", stop=True)
+    assert sum(own.ended.wait(20) for own in running if refusal not in own.received.queue) == 8
+    assert len(concatenated(stream(client, PROMPTS[0], 5))) == 5
 
 
 # --- refusals ---

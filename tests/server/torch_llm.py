@@ -193,14 +193,14 @@ def words(*lists: list[int]) -> NDArray[np.int32]:
 class Running:
     """One long streamed request on a connection of its own; collects what arrives."""
 
-    def __init__(self, client: Any, request_id: str, **more: Any) -> None:
+    def __init__(self, client: Any, request_id: str, prompt: Any = PROMPTS[0], **more: Any) -> None:
         self.received: queue.Queue[Any] = queue.Queue()
         self.ended = threading.Event()
         self.connection = grpcclient.InferenceServerClient(client.address)
         self.connection.start_stream(self._take)
         self.connection.async_stream_infer(
             DECOUPLED,
-            inputs(PROMPTS[0], 480, **more),
+            inputs(prompt, 480, **more),
             request_id=request_id,
             enable_empty_final_response=True,
         )

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import bfloat16
 import numpy as np
+import numpy_numbers
+import pytest
 import torch
-from pixels import rounded
+from PIL import Image
+from pixels import PixelTransform
+
+from generator.generate import generate
+from generator.options import Options
+from tests.unit import serving
 
 
 def as_torch_rounds(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> np.ndarray:
@@ -26,7 +36,31 @@ def test_ties_go_to_even() -> None:
     assert bfloat16.rounded(ties).tolist() == [0x3F80, 0x3F82, 0xBF80, 0xBF82]
 
 
-def test_pixels_keep_their_shape_and_other_dtypes_are_cast() -> None:
+@pytest.mark.parametrize("name", ["float16", "float32"])
+def test_types_that_numpy_has_are_cast(name: str) -> None:
     values = np.linspace(-2, 2, 24, dtype=np.float32).reshape(2, 3, 4)
-    assert rounded(values, bfloat16.BITS).shape == (2, 3, 4) and rounded(values, bfloat16.BITS).dtype == np.uint16
-    np.testing.assert_array_equal(rounded(values, np.dtype(np.float16)), values.astype(np.float16))
+    dtype = numpy_numbers.array_dtype(name)
+    rounded = numpy_numbers.rounded(values, dtype)
+    assert rounded.dtype == name and rounded.shape == (2, 3, 4)
+    np.testing.assert_array_equal(rounded, values.astype(name))
+    made = numpy_numbers.tensor("pixel_values", rounded)
+    assert made.name() == "pixel_values" and made.as_numpy() is rounded
+
+
+def test_the_pixels_of_an_image_are_bits_where_the_engine_takes_bfloat16() -> None:
+    levels = np.random.default_rng(2).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    made = []
+    for changes in ({"dtype": "float32"}, {"dtype": "bfloat16", "module": "bfloat16"}):
+        settings = serving.settings(pixels={**serving.SMALL_PIXELS, **changes})
+        transform = PixelTransform(settings["pixels"], 1 << 20)
+        made.append(np.empty((3, 8, 8), transform.dtype))
+        transform(Image.fromarray(levels), made[-1])
+    np.testing.assert_array_equal(made[1], as_torch_rounds(made[0]))
+
+
+@pytest.mark.parametrize(("model", "dtype", "has"), [("neva", "bfloat16", True), ("llava", "float16", False)])
+def test_a_repository_has_the_module_of_its_own_type_only(tmp_path: Path, model: str, dtype: str, has: bool) -> None:
+    outcome = generate(Options(model=model, working_dir=tmp_path))
+    folder = outcome.output / "preprocessing/1"
+    assert (folder / "bfloat16.py").is_file() is has and (folder / "numpy_numbers.py").is_file() is not has
+    assert json.loads((folder / "settings.json").read_text())["pixels"]["dtype"] == dtype

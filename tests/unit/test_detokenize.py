@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "templates" / "shared"))
 
-from detokenize import KEPT_TOKENS, Detokenizer
+from detokenize import KEPT_TOKENS, Detokenizer, Replacing
 from tokenizers_text import TokenizersText
 
 CORPUS = [
@@ -234,6 +234,29 @@ def test_a_character_comes_with_its_last_byte() -> None:
     assert len(ids) > 2  # the character spans tokens
     pieces = streamed(tokenizer, chunked(ids, 1))
     assert pieces[0] == "a" and pieces[-2:] == ["\U0001f9ff", ""] and "" in pieces[1:-2]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.text("ab ", min_size=1, max_size=3), st.sampled_from(["", "a", "xyz"]), st.lists(st.text("ab ", max_size=4)))
+def test_replacing_in_pieces(old: str, new: str, pieces: list[str]) -> None:
+    replacing = Replacing(old, new)
+    made = [replacing.push(piece, final=False) for piece in pieces] + [replacing.push("", final=True)]
+    assert "".join(made) == "".join(pieces).replace(old, new)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_replacements_that_span_tokens(size: int) -> None:
+    """Marks of which every other loses its spaces: which ones, depends on all before."""
+    tokenizer = TokenizersText(BUILT["llama"])
+    tokenizer.replacements = [(" , ", ","), (" .", "."), (" ,s", "s")]
+    mark, space, *others = tokens(BUILT["llama"], [",", "▁", ".", "s", "e"])
+    rng = random.Random(6)
+    for _ in range(500):
+        ids = rng.choices([mark, space, mark, space, *others], k=40)
+        stream = Detokenizer(tokenizer).stream()
+        pieces = [stream.push(chunk) for chunk in chunked(ids, size)]
+        assert "".join([*pieces, stream.finish()]) == tokenizer.decode(ids)
+        assert sum(map(len, pieces)) >= len(tokenizer.decode(ids)) - 5  # no more than the end is held back
 
 
 class Counting(Detokenizer):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from media import Source
+from placement import Placed
+from sequence_prompt import PromptBuilder
 from tensors import RequestError
+from tokenizers_text import TokenizersText
 from videos import DECODED, ENCODED, VideoReader
 
+from generator.explain import explain
 from generator.facts import engines as engine_facts
 from generator.facts import nemo
 from generator.findings import Refused
@@ -26,8 +32,9 @@ SPEC, VARIANT = find("video-neva")
 
 
 def reader(**changes: Any) -> VideoReader:
-    layout = {"module": "video_frames", "num_frames": 4, "max_frames": 20, "reverse_channels": False, **changes}
-    return VideoReader(serving.settings(layout=layout))
+    layout = {"module": "video_frames", "num_frames": 4, "reverse_channels": False, **changes}
+    limits = {"max_video_bytes": 1 << 20, "max_video_frames": 20, "max_frame_pixels": 1 << 24}
+    return VideoReader(serving.settings(layout=layout, limits=limits))
 
 
 def frames(count: int) -> Source:
@@ -75,7 +82,7 @@ def test_facts_come_from_both_archives() -> None:
     assert facts.rows_per_image == 4 * 256
     assert facts.pixels is not None and facts.pixels.shape == (3, 224, 224)
     assert facts.pixels.steps == (("on_white",), ("resize_shortest", 224), ("center_crop", 224, 224))
-    assert not nemo.read(folder / "nemotron.nemo", SPEC, VARIANT, None).has_weights
+    assert nemo.read(folder / "nemotron.nemo", SPEC, VARIANT, None).layout == {}
     with pytest.raises(Refused, match="mm_cfg"):
         nemo.read(folder / "nemotron.nemo", SPEC, VARIANT, folder / "nemotron.nemo")
 
@@ -96,3 +103,57 @@ def test_an_engine_for_another_number_of_frames_is_refused(tmp_path: Path) -> No
 def test_a_projector_is_for_models_that_have_one_apart(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="part of its checkpoint"):
         generate(Options(model="llava", projector=tmp_path / "p.nemo", working_dir=tmp_path))
+
+
+def test_a_missing_projector_is_a_finding_of_its_own(tmp_path: Path) -> None:
+    options = Options(
+        model="video-neva", runtime="torch", hf_model_dir=cached("video-neva") / "nemotron.nemo", working_dir=tmp_path
+    )
+    outcome = generate(options)
+    by_code = {finding.code: finding for finding in outcome.findings}
+    assert (
+        "projector.nemo" in by_code["projector-missing"].what and "--projector" in by_code["projector-missing"].remedy
+    )
+    assert outcome.plan.missing == ("the archive with the vision side (projector.nemo)",)
+    with pytest.raises(Refused) as refused:
+        generate(replace(options, projector=tmp_path / "nowhere.nemo"))
+    assert [finding.code for finding in refused.value.findings] == ["projector-missing"]
+    assert "nowhere.nemo" in str(refused.value)
+
+
+@pytest.mark.parametrize(("order", "reverse"), [(None, False), ("rgb", False), ("bgr", True)])
+def test_the_order_of_colours_is_an_option(tmp_path: Path, order: Any, reverse: bool) -> None:
+    outcome = generate(Options(model="video-neva", frame_order=order, working_dir=tmp_path))
+    settings = json.loads((outcome.output / "preprocessing/1/settings.json").read_text())
+    assert settings["layout"]["reverse_channels"] is reverse
+
+
+def test_the_order_of_colours_is_refused_where_there_are_no_frames(tmp_path: Path) -> None:
+    outcome = generate(Options(model="llava", frame_order="rgb", working_dir=tmp_path))
+    assert not outcome.written
+    assert [finding.code for finding in outcome.findings if finding.level == "error"] == ["no-frames"]
+
+
+def test_the_plan_and_the_readme_say_video(tmp_path: Path) -> None:
+    outcome = generate(Options(model="video-neva", working_dir=tmp_path))
+    text, readme = explain(outcome.plan, outcome.facts), (outcome.output / "README.md").read_text()
+    for line in ("videos per prompt", "max video bytes", "max video frames", "max frame pixels"):
+        assert line in text and line.removeprefix("max ") in readme
+    assert "--video clip.mp4" in readme and "data URI" not in readme
+    assert not any("image" in line for line in readme.splitlines() if line.startswith("| ") and "_input`" not in line)
+
+
+def test_messages_say_video() -> None:
+    limits = {"max_video_bytes": 1, "max_video_frames": 1, "max_frame_pixels": 1}
+    media = {"module": "videos", "needed": "a video", "input": "video_encoded_input", "noun": "video"}
+    values = serving.settings(media=media, limits=limits, prompt={"before": [], "after": [{"text": "{text}"}]})
+    builder = PromptBuilder(values, TokenizersText(serving.tokenizer()))
+    clip = Placed((1, 3, 8, 8), 6, np.arange(6))
+    with pytest.raises(RequestError, match="^5 videos, allowed are 4"):
+        builder.build("x", [clip] * 5)
+    with pytest.raises(RequestError, match="^4 video\\(s\\) of 24 rows"):
+        builder.build("x", [clip] * 4)
+    with pytest.raises(RequestError, match="^2 videos: .* one request per video"):
+        builder.build("x", [clip] * 2)
+    with pytest.raises(RequestError, match="this model's video has its fixed place"):
+        builder.build("<image>", [clip])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pixels import PixelTransform, rounded
+from pixels import PixelTransform
 from placement import Placed
 from preprocessing_settings import Settings
 from tensors import RequestError
@@ -56,7 +56,7 @@ class ImageLayout:
         levels = self._padded(image)
         if upright:
             levels = levels.transpose(1, 0, 2)
-        out[0] = rounded(squashed(self._transform.normalised(levels), self._tile), self.dtype)
+        out[0] = self._transform.rounded(squashed(self._transform.normalised(levels), self._tile))
         corners = [(y * self._tile, x * self._tile) for y in range(down) for x in range(across)]
         for entry, (y, x) in zip(out[1:], corners, strict=True):
             self._transform.normalise(levels[y : y + self._tile, x : x + self._tile], entry)

@@ -6,10 +6,10 @@ table of 3 x 256 numbers, computed once with the processors' own sequence of rou
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
-import bfloat16
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,7 +28,8 @@ class PixelTransform:
         Raises ValueError when the settings name an unknown step or dtype.
         """
         self.shape = tuple(settings["shape"])
-        self.dtype = bfloat16.BITS if settings["dtype"] == "bfloat16" else np.dtype(settings["dtype"])
+        self._numbers: Any = importlib.import_module(settings["module"])
+        self.dtype: np.dtype[Any] = self._numbers.array_dtype(settings["dtype"])
         self._resample = Image.Resampling(settings["resample"])
         self._max_pixels = max_pixels
         known: dict[str, Callable[..., Image.Image]] = {
@@ -43,7 +44,7 @@ class PixelTransform:
             raise ValueError(f"settings.json: unknown pixel steps {unknown}; known are {sorted(known)}")
         self._steps = [(known[name], arguments) for name, *arguments in settings["steps"]]
         self._exact = _lookup_table(settings)
-        self._table = rounded(self._exact, self.dtype)
+        self._table = self.rounded(self._exact)
 
     def __call__(self, image: Image.Image, out: NDArray[Any]) -> None:
         """Write the pixels of `image` (mode RGB) to `out`, of this transform's shape [3,H,W] and dtype.
@@ -67,6 +68,11 @@ class PixelTransform:
         """The normalised values of 8-bit `levels` [H,W,3] before they are rounded to our dtype: float32 [3,H,W]."""
         return np.stack([table[levels[..., channel]] for channel, table in enumerate(self._exact)])
 
+    def rounded(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Float `values` in our dtype."""
+        array: NDArray[Any] = self._numbers.rounded(values, self.dtype)
+        return array
+
     def _resize_shortest(self, image: Image.Image, edge: int) -> Image.Image:
         short, long = sorted(image.size)
         new_long = int(edge * long / short)
@@ -81,11 +87,6 @@ class PixelTransform:
     def resize(self, image: Image.Image, height: int, width: int) -> Image.Image:
         """`image` scaled to this size with the model's filter."""
         return image.resize((width, height), self._resample)
-
-
-def rounded(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Float `values` in the dtype that a transform has; bfloat16 as its bits."""
-    return bfloat16.rounded(values) if dtype == bfloat16.BITS else values.astype(dtype)
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -24,11 +24,11 @@ class PromptBuilder(Prompts):
 
         Raises RequestError for a mark in the text, or more than one image.
         """
-        mark = self.settings["image_mark"]
+        mark, noun = self.settings["image_mark"], self.media["noun"]
         if mark and mark in text:
-            raise RequestError(f"{mark} in the text: this model's image has its fixed place, leave the mark out")
+            raise RequestError(f"{mark} in the text: this model's {noun} has its fixed place, leave the mark out")
         if images > 1:
-            raise RequestError(f"{images} images: this model takes one per prompt, send one request per image")
+            raise RequestError(f"{images} {noun}s: this model takes one per prompt, send one request per {noun}")
         self.check_characters(text)
         before, after = (self._ids(self.settings[part], text) for part in ("before", "after"))
         return [before, after] if images else [before + after]

@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bfloat16
 import numpy as np
 import text_tokenizer
 import triton_python_backend_utils as pb_utils
 from media import Source
 from numpy.typing import NDArray
-from pixels import rounded
 from placement import ImageLayout, Placed
 from preprocessing_settings import load
 from prompt import Prompts
@@ -38,6 +36,7 @@ class TritonPythonModel:
         layout_module = importlib.import_module(self.settings["layout"]["module"])
         self.prompts: Prompts = prompt_module.PromptBuilder(self.settings, self.tokenizer)
         self.layout: ImageLayout = layout_module.ImageLayout(self.settings)
+        self.numbers: Any = importlib.import_module(self.settings["pixels"]["module"])
         media = importlib.import_module(self.settings["media"]["module"])
         self.sources: Callable[..., list[list[Source]]] = media.sources
         self.read: Callable[[Source], Any] = media.reader(self.settings)
@@ -92,8 +91,7 @@ class TritonPythonModel:
                 for prompt, pixels, client_id in zip(prompts, pixels_of, client_ids, strict=True)
             ]
             outputs["prompt_table_extra_ids"] = _padded(extra, [0] * batch, np.uint64)
-        as_tensor = bfloat16.tensor if self.settings["pixels"]["dtype"] == "bfloat16" else pb_utils.Tensor
-        pixel_tensor = as_tensor("pixel_values", pixel_values)
+        pixel_tensor = self.numbers.tensor("pixel_values", pixel_values)
         return [pixel_tensor, *(pb_utils.Tensor(name, array) for name, array in outputs.items())]
 
     def _texts(self, request: pb_utils.InferenceRequest) -> list[str]:
@@ -140,7 +138,7 @@ class TritonPythonModel:
             for image, placed in row:
                 part = out[start : start + placed.shape[0]][tuple(slice(size) for size in placed.shape)]
                 if isinstance(image, np.ndarray):
-                    part[0] = rounded(image, self.layout.dtype)
+                    part[0] = self.numbers.rounded(image, self.layout.dtype)
                 else:
                     self.layout.draw(image, part)
                 parts[-1].append(part)

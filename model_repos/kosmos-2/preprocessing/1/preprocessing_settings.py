@@ -34,8 +34,9 @@ class Prompt(TypedDict):
 
 class Media(TypedDict):
     module: str  # images or videos: reads the inputs
-    needed: str  # for messages: what a request needs, and an input that takes it
+    needed: str  # for messages: what a request needs, an input that takes it, and what it is called
     input: str
+    noun: str
 
 
 class Pixels(TypedDict):
@@ -48,6 +49,7 @@ class Pixels(TypedDict):
     std: list[float]
     shape: list[int]  # channels, height, width
     dtype: str  # float16, bfloat16 or float32
+    module: str  # numpy_numbers or bfloat16: arrays and tensors of that dtype
 
 
 class Layout(TypedDict):
@@ -67,8 +69,13 @@ class Limits(TypedDict):
     max_seq_len: int
     max_table_rows: int
     default_max_tokens: int
+    # of one image
     max_image_bytes: int
     max_image_pixels: int
+    # of one video
+    max_video_bytes: int
+    max_video_frames: int
+    max_frame_pixels: int
     max_output_len: int | None  # of an answer, where the decoder does not read the prompt
 
 

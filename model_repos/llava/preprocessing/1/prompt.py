@@ -36,7 +36,7 @@ class Prompts(ABC):
         self.settings = settings["prompt"]
         self.bos_id = settings["tokenizer"]["bos_id"]
         self._model = settings["model"]
-        self._media = settings["media"]
+        self.media = settings["media"]
         self._limits = settings["limits"]
         self._constant_rows = settings["constant_rows"]
         self._vocab_size = settings["tokenizer"]["vocab_size"]
@@ -132,22 +132,23 @@ class Prompts(ABC):
     def _check_images(self, images: Sequence[Placed]) -> None:
         if not images and self.settings["image_required"]:
             raise RequestError(
-                f"{self._model} needs {self._media['needed']}: send one, for example in {self._media['input']}"
+                f"{self._model} needs {self.media['needed']}: send one, for example in {self.media['input']}"
             )
+        noun = self.media["noun"]
         if len(images) > self._limits["max_images"]:
-            raise RequestError(f"{len(images)} images, allowed are {self._limits['max_images']}: send fewer")
+            raise RequestError(f"{len(images)} {noun}s, allowed are {self._limits['max_images']}: send fewer")
         rows, table = self.table_rows(images), self._limits["max_table_rows"]
         if rows > table:
-            raise RequestError(f"{len(images)} image(s) of {rows} rows exceed the prompt table of {table}: send fewer")
+            raise RequestError(f"{len(images)} {noun}(s) of {rows} rows exceed the prompt table of {table}: send fewer")
 
     def _check_length(self, prompt: Prompt, images: int) -> None:
-        length = len(prompt.ids)
+        length, noun = len(prompt.ids), self.media["noun"]
         if length > self._limits["max_input_len"]:
             visual = int((prompt.owners >= 0).sum())
             raise RequestError(
-                f"the prompt has {length} tokens ({visual} of them for {images} image(s)), "
+                f"the prompt has {length} tokens ({visual} of them for {images} {noun}(s)), "
                 f"more than max_input_len {self._limits['max_input_len']}: "
-                "shorten the text or send fewer images"
+                f"shorten the text or send fewer {noun}s"
             )
         if length == 0:
             raise RequestError("the prompt is empty: send text")

@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from text_tokenizer import TextTokenizer
 from tokenizers import Tokenizer
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
-class TokenizersText:
-    """See text_tokenizer.TextTokenizer."""
+class TokenizersText(TextTokenizer):
+    """See there."""
 
     def __init__(self, tokenizer: Tokenizer, dropped: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
@@ -26,7 +27,7 @@ class TokenizersText:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
         return ids
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+    def unreplaced(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         kept = [id for id in ids if not (skip_special_tokens and id in self._dropped)]
         return str(self._tokenizer.decode(kept, skip_special_tokens=skip_special_tokens))
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor  # type: ignore[import-untyped]
+from text_tokenizer import TextTokenizer
 
 
-class SentencePieceText:
-    """See text_tokenizer.TextTokenizer. Nothing is put around a text; control pieces are its special tokens."""
+class SentencePieceText(TextTokenizer):
+    """See there. Nothing is put around a text; control pieces are its special tokens."""
 
     def __init__(self, processor: SentencePieceProcessor, dropped: Sequence[int] = ()) -> None:
         self._processor = processor
@@ -21,7 +22,7 @@ class SentencePieceText:
         ids: list[int] = self._processor.encode(text)
         return ids
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+    def unreplaced(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         # Control pieces have no text of their own, whether they are skipped or not.
         dropped = self._dropped if skip_special_tokens else ()
         return str(self._processor.decode([id for id in ids if id < self._size and id not in dropped]))

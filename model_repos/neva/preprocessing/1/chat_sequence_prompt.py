@@ -15,12 +15,12 @@ class PromptBuilder(sequence_prompt.PromptBuilder):
         """
         if apply_chat_template:
             return super().chunks(text, images, apply_chat_template)
-        mark = self.settings["image_mark"]
+        mark, noun = self.settings["image_mark"], self.media["noun"]
         parts = text.split(mark)
         if len(parts) != images + 1:
             raise RequestError(
-                f"{images} image(s) but {len(parts) - 1} {mark} in the text: without the chat template it is the "
-                f"whole prompt, put one {mark} where each image stands"
+                f"{images} {noun}(s) but {len(parts) - 1} {mark} in the text: without the chat template it is the "
+                f"whole prompt, put one {mark} where each {noun} stands"
             )
         self.check_characters(text)
         return [self.encode(part, special_tokens=False) for part in parts]

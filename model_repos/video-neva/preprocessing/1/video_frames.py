@@ -17,7 +17,7 @@ class ImageLayout:
 
     def __init__(self, settings: Settings) -> None:
         layout: dict[str, Any] = dict(settings["layout"])
-        self._transform = PixelTransform(settings["pixels"], settings["limits"]["max_image_pixels"])
+        self._transform = PixelTransform(settings["pixels"], settings["limits"]["max_frame_pixels"])
         self.entry = (int(layout["num_frames"]), *self._transform.shape)
         self.dtype = self._transform.dtype
         rows = settings["rows_per_image"]

@@ -79,10 +79,10 @@ class VideoReader:
     def __init__(self, settings: Settings) -> None:
         layout: dict[str, Any] = dict(settings["layout"])
         self._num_frames: int = layout["num_frames"]
-        self._most_frames: int = layout["max_frames"]
         self._reverse: bool = layout["reverse_channels"]
-        self._max_bytes = settings["limits"]["max_image_bytes"]
-        self._max_pixels = settings["limits"]["max_image_pixels"]
+        self._max_bytes = settings["limits"]["max_video_bytes"]
+        self._most_frames = settings["limits"]["max_video_frames"]
+        self._max_pixels = settings["limits"]["max_frame_pixels"]
 
     def __call__(self, source: Source) -> Clip:
         """The clip of `source`.

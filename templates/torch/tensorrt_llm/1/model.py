@@ -1,7 +1,8 @@
 """The LLM step run by torch under the contract of the Triton `tensorrtllm` backend.
 
 A reference and a try-out: each request row runs alone. Decoupled models answer from a pool of threads, so
-that a `stop` request reaches the rows that run; others answer inside execute(), in turn.
+that a `stop` request reaches the rows that run; others answer inside execute(), in turn. Rows that wait for a thread
+keep their tables, so their number is bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import importlib
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ class TritonPythonModel:
         form = importlib.import_module(settings["prompt"]["module"]).PromptForm(model, settings, device)
         self.decoder = Decoder(model, form, settings["vocab_size"], device)
         self.answers = Answers(config)
-        self.pool = ThreadPoolExecutor(settings.get("max_concurrent_rows", 4)) if self.decoupled else None
+        threads: int = settings.get("max_concurrent_rows", 4)
+        self.pool = ThreadPoolExecutor(threads) if self.decoupled else None
+        self.max_rows: int = threads + settings.get("max_waiting_rows", 64)
+        self.rows = 0  # that run or wait
         self.running: defaultdict[str, set[Stream]] = defaultdict(set)
         self.lock = threading.Lock()
 
@@ -103,14 +107,27 @@ class TritonPythonModel:
                 sender.send(flags=FINAL)
                 return
             rows = parse(request, self.limits)
+            self._admit(len(rows))
         except Exception as error:  # belongs to this request alone
             sender.send(failed(error), flags=FINAL)
             return
-        stream = Stream(sender, len(rows), request.request_id())
+        stream = Stream(sender, len(rows), request.request_id(), self._row_done)
         with self.lock:
             self.running[stream.request_id].add(stream)
         for index, row in enumerate(rows):
             pool.submit(self._run, stream, index, row)
+
+    def _admit(self, rows: int) -> None:
+        with self.lock:
+            if self.rows + rows > self.max_rows:
+                raise RequestError(
+                    f"{rows} row(s) wanted, {self.rows} run or wait of at most {self.max_rows}: send again later"
+                )
+            self.rows += rows
+
+    def _row_done(self) -> None:
+        with self.lock:
+            self.rows -= 1
 
     def _run(self, stream: Stream, index: int, row: LlmRequest) -> None:
         """Answer one row of a decoupled request."""
@@ -145,13 +162,17 @@ class TritonPythonModel:
 
 
 class Stream:
-    """The responses of one decoupled request: the final flag goes out with the last one of all its rows."""
+    """The responses of one decoupled request: the final flag goes out with the last one of all its rows.
 
-    def __init__(self, sender: Any, rows: int, request_id: str) -> None:
+    `row_done` is called before the last response of each row goes out: a client may send its next request then.
+    """
+
+    def __init__(self, sender: Any, rows: int, request_id: str, row_done: Callable[[], None]) -> None:
         self.sender = sender
         self.rows = rows
         self.pending = rows
         self.request_id = request_id
+        self.row_done = row_done
         self.stopped = threading.Event()
         self.lock = threading.Lock()
 
@@ -161,6 +182,8 @@ class Stream:
 
     def send(self, response: pb_utils.InferenceResponse, last: bool) -> None:
         """Send one response; `last` means the last one of its row."""
+        if last:
+            self.row_done()
         with self.lock:
             self.pending -= last
             self.sender.send(response, flags=FINAL if self.pending == 0 else 0)
