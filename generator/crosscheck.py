@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from generator import build_options, contract
+from generator.facts.engines import LlmEngineFacts
 from generator.facts.gather import Facts
 from generator.findings import Finding, error, warning
 from generator.options import Options
@@ -72,13 +73,14 @@ def _llm(spec: ModelSpec, facts: Facts, route: Route) -> Iterator[Finding]:
     llm, checkpoint = facts.llm_engine, facts.checkpoint
     if llm is None:
         return
-    where = llm.folder / "config.json"
+    where = llm.config
     if llm.dtype not in DTYPES:
         what = f"the LLM engine's dtype is {llm.dtype!r}; a prompt table can be {', '.join(DTYPES)}"
         yield error("engine-dtype", what, where, "build it with --dtype float16 or bfloat16")
     if spec.carries == TABLE and llm.max_table_rows == 0:
         what = "the LLM engine was built without a prompt table (max_prompt_embedding_table_size is 0)"
         yield error("no-prompt-table", what, where, "build it with --max_multimodal_len, see build_engines.sh")
+    yield from _decoder_and_encoder(spec, llm, route)
     if route.paged_kv_cache and not llm.paged_kv_cache:
         what = "the LLM engine has no paged KV cache, which in-flight batching needs"
         others = "" if spec.routes[0] == route.name else f", or use --route {spec.routes[0]}"
@@ -103,6 +105,42 @@ def _llm(spec: ModelSpec, facts: Facts, route: Route) -> Iterator[Finding]:
             "image tokens count from the engine's"
         )
         yield warning("engine-vocabulary", what, where, "nothing to do if the engine was padded for tensor parallelism")
+
+
+def _decoder_and_encoder(spec: ModelSpec, llm: LlmEngineFacts, route: Route) -> Iterator[Finding]:
+    """Whether the engine has the parts that the model's LLM has, and whether they fit each other and the route."""
+    attends = llm.max_encoder_input_len is not None
+    if attends and llm.folder.name == "decoder" and llm.config.parent == llm.folder:
+        what = "this is the engine of the decoder alone"
+        yield error("engine-parts", what, llm.config, f"give the folder above it, {llm.folder.parent}")
+        return
+    if spec.separate_decoder and not attends:
+        what = f"the engine's {llm.architecture} attends to no encoder, the decoder of {spec.title} does"
+        yield error("engine-parts", what, llm.config, "give the folder that holds decoder/, see build_engines.sh")
+        return
+    if attends and not spec.separate_decoder:
+        what = f"the engine is a decoder that attends to an encoder; {spec.title} has none"
+        yield error("engine-parts", what, llm.config, "give the engine of this model with --llm-engine-dir")
+        return
+    if spec.encodes_prompt and llm.encoder is None:
+        what = f"the folder has decoder/ but no encoder/, which reads the prompts of {spec.title}"
+        yield error("engine-parts", what, llm.folder, "build the encoder's engine, too: build_engines.sh")
+    if route.own_code and spec.separate_decoder and not llm.packed:
+        what = "an engine takes padded sequences, this route sends packed ones"
+        yield error("engine-padding", what, llm.config, "build it with --remove_input_padding enable")
+    if llm.encoder is None:
+        return
+    pairs = (
+        ("dtype", llm.encoder.dtype, llm.dtype),
+        ("vocabulary", llm.encoder.vocab_size, llm.vocab_size),
+        ("hidden size", llm.encoder.hidden_size, llm.hidden_size),
+        ("number of GPUs", llm.encoder.world_size, llm.world_size),
+        ("TensorRT-LLM version", llm.encoder.version, llm.version),
+    )
+    for name, of_encoder, of_decoder in pairs:
+        if of_encoder != of_decoder:
+            what = f"the {name} of the encoder engine is {of_encoder}, of the decoder engine {of_decoder}"
+            yield error("engine-pair", what, llm.encoder.config, "build both engines from one converted checkpoint")
 
 
 def _variant(spec: ModelSpec, variant: Variant, facts: Facts) -> Iterator[Finding]:
@@ -158,6 +196,6 @@ def _options(
         yield error(
             "kv-cache-reuse",
             what,
-            llm.folder / "config.json",
+            llm.config,
             "build the LLM engine with --use_paged_context_fmha enable, or leave out --kv-cache-reuse",
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from generator.facts.engines import LlmEngineFacts
 from generator.facts.gather import Facts
 from generator.findings import Finding, error, warning
 from generator.options import Options
+from generator.routes import FEATURES
 from generator.spec import ModelSpec, Variant
 
 DEFAULT_BATCH_SIZE = 8
@@ -28,7 +30,8 @@ class Limits:
     Attributes:
         max_batch_size: requests that the LLM runs together.
         max_table_rows: prompt table rows of one request; engine build size = this x max_batch_size.
-        max_input_len: prompt tokens, image tokens included. max_seq_len: prompt and answer.
+        max_input_len: prompt tokens, image tokens included.
+        max_seq_len: prompt and answer, or where the decoder does not read the prompt, its start token and the answer.
         max_images: images or videos of one prompt.
         max_image_bytes, ..., max_frame_pixels: of one image or video; MediaSpec.limits says which apply.
         max_output_len: of an answer whose decoder does not read the prompt; None = what the prompt leaves.
@@ -69,24 +72,26 @@ def decide(
     images = options.max_images or spec.default_images
     batch = options.max_batch_size or (engine.max_batch_size if engine else DEFAULT_BATCH_SIZE)
 
+    if spec.carries == FEATURES:
+        return _attended(options, spec, variant, facts, (batch, images, rows * images), findings)
     if engine is None:
         input_len = max(DEFAULT_INPUT_LEN, tokens * images + TEXT_BUDGET)
         positions = (facts.checkpoint and facts.checkpoint.max_positions) or variant.max_positions
         if variant.short_positions and tokens * images < variant.short_positions:
             positions = min(positions, variant.short_positions)
-        seq_len = min(input_len + DEFAULT_OUTPUT_LEN, positions)
-        input_len = min(input_len, seq_len - 1)
+        seq_len = min((1 if spec.encodes_prompt else input_len) + DEFAULT_OUTPUT_LEN, positions)
+        input_len = min(input_len, positions if spec.encodes_prompt else seq_len - 1)
         if tokens * images > input_len:
             what = f"{images} {noun}(s) of {tokens} tokens exceed {input_len} prompt tokens ({positions} positions)"
             remedy = f"use --max-images {max(1, input_len // tokens)}"
             findings.append(error("max-images", what, "--max-images", remedy))
-        return Limits(batch, images, shared + rows * images, input_len, seq_len, options.max_tokens), findings
+        answer = seq_len - 1 if spec.encodes_prompt else None
+        table = shared + rows * images
+        made = Limits(batch, images, table, input_len, seq_len, options.max_tokens, max_output_len=answer)
+        return made, findings
 
-    where = engine.folder / "config.json"
-    if batch > engine.max_batch_size:
-        what = f"the LLM engine was built for batches of {engine.max_batch_size}, --max-batch-size asks for {batch}"
-        remedy = f"use --max-batch-size {engine.max_batch_size}, or build with --max_batch_size {batch}"
-        findings.append(error("engine-batch", what, where, remedy))
+    where = engine.config
+    findings += _batch(batch, engine)
     # The runtime gives each slot floor(table / max_batch_size) rows of the table (TensorRT-LLM promptTuningBuffers).
     per_request = engine.max_table_rows // engine.max_batch_size
     needed = shared + rows * images
@@ -112,20 +117,63 @@ def decide(
         else:
             findings.append(warning("table-too-small", f"{what}; requests are limited to {fits}", where, build))
             images = fits
-    input_len = min(engine.max_input_len, engine.max_seq_len - 1)
-    if engine.max_num_tokens and not engine.paged_context_fmha and engine.max_num_tokens < input_len:
-        input_len = engine.max_num_tokens  # without chunked context the whole prompt is one context step
-    longer = f"build it with --max_input_len {tokens + TEXT_BUDGET}"
+    if spec.encodes_prompt:
+        input_len, answer = engine.max_input_len, engine.max_seq_len - 1
+        longer = "the encoder with --max_input_len {0} and the decoder with --max_encoder_input_len {0}"
+    else:
+        input_len, answer = min(engine.max_input_len, engine.max_seq_len - 1), None
+        longer = "it with --max_input_len {0}"
+        if engine.max_num_tokens and not engine.paged_context_fmha and engine.max_num_tokens < input_len:
+            input_len = engine.max_num_tokens  # without chunked context the whole prompt is one context step
     if input_len < fewest_tokens:
         least = "" if fewest_tokens == tokens else " at least"
         what = f"the LLM engine takes {input_len} prompt tokens, one {noun} alone has{least} {fewest_tokens}"
-        findings.append(error("input-too-short", what, where, longer))
+        findings.append(error("input-too-short", what, where, "build " + longer.format(tokens + TEXT_BUDGET)))
     elif input_len < tokens:
         what = f"the LLM engine takes {input_len} prompt tokens, one {noun} has up to {tokens}; larger ones are refused"
-        findings.append(warning("input-too-short", what, where, longer))
+        findings.append(warning("input-too-short", what, where, "build " + longer.format(tokens + TEXT_BUDGET)))
     elif input_len < tokens * images:
         what = f"the LLM engine takes {input_len} prompt tokens, {images} {noun}s have {tokens * images}"
-        remedy = f"build it with --max_input_len {tokens * images + TEXT_BUDGET}, or use fewer {noun}s"
+        remedy = f"build {longer.format(tokens * images + TEXT_BUDGET)}, or use fewer {noun}s"
         findings.append(warning("input-too-short", what, where, remedy))
     table = max(per_request, 1) if per_request < shared + rows else shared + rows * images
-    return Limits(batch, images, table, input_len, engine.max_seq_len, options.max_tokens), findings
+    made = Limits(batch, images, table, input_len, engine.max_seq_len, options.max_tokens, max_output_len=answer)
+    return made, findings
+
+
+def _attended(
+    options: Options,
+    spec: ModelSpec,
+    variant: Variant,
+    facts: Facts,
+    sizes: tuple[int, int, int],
+    findings: list[Finding],
+) -> tuple[Limits, list[Finding]]:
+    """Limits of a decoder that attends to the image: in its own sequence stand its start token and the answer.
+
+    Args:
+        sizes: batch size, images and rows of one request.
+    """
+    batch, images, rows = sizes
+    engine = facts.llm_engine
+    if engine is None:
+        seq_len = (facts.checkpoint and facts.checkpoint.max_positions) or variant.max_positions
+    else:
+        seq_len = engine.max_seq_len
+        findings += _batch(batch, engine)
+        if engine.max_encoder_input_len is not None and engine.max_encoder_input_len < rows:
+            what = f"the decoder engine attends to {engine.max_encoder_input_len} rows, {spec.title} gives it {rows}"
+            remedy = f"build it with --max_encoder_input_len {rows} (per request, whatever the batch)"
+            findings.append(error("encoder-input-too-short", what, engine.config, remedy))
+        if seq_len <= options.max_tokens:
+            what = f"the decoder engine holds {seq_len - 1} tokens of an answer, the default is {options.max_tokens}"
+            remedy = f"build it with --max_seq_len {options.max_tokens + 1} or more, or use a smaller --max-tokens"
+            findings.append(warning("answer-too-short", what, engine.config, remedy))
+    return Limits(batch, images, rows, 1, seq_len, options.max_tokens, max_output_len=seq_len - 1), findings
+
+
+def _batch(batch: int, engine: LlmEngineFacts) -> Iterator[Finding]:
+    if batch > engine.max_batch_size:
+        what = f"the LLM engine was built for batches of {engine.max_batch_size}, --max-batch-size asks for {batch}"
+        remedy = f"use --max-batch-size {engine.max_batch_size}, or build with --max_batch_size {batch}"
+        yield error("engine-batch", what, engine.config, remedy)

@@ -158,7 +158,7 @@ def release_of(options: Options, spec: ModelSpec, facts: Facts) -> tuple[str, li
     parts = re.match(r"\d+\.\d+(\.\d+)?", engine.version)
     same = [r for r in contract.releases() if parts and r.split(".")[:2] == parts.group().split(".")[:2]]
     exact = parts.group() if parts and parts.group() in same else (same[-1] if same else None)
-    where = engine.folder / "config.json"
+    where = engine.config
     if exact is None:
         what = f"the LLM engine was built by TensorRT-LLM {engine.version}, which is not a known release"
         remedy = "build the engine with one of " + ", ".join(contract.releases())
@@ -221,7 +221,10 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         facts,
         known,
         {
-            "gpt_model_path": map_path(facts.places.llm_engine, options.path_map),
+            "gpt_model_path": map_path(
+                facts.places.llm_engine / "decoder" if spec.separate_decoder else facts.places.llm_engine,
+                options.path_map,
+            ),
             "max_beam_width": str(llm.max_beam_width if llm else 1),
             "enable_kv_cache_reuse": "true" if options.kv_cache_reuse else "false",
             # half of the cache for what the decoder attends to, and its prompt is too short to chunk

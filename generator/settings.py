@@ -187,6 +187,8 @@ def trtllm_own_step(plan: Plan) -> dict[str, Any]:
         "pad_id": plan.tokens.pad,
         "max_batch": plan.limits.max_batch_size,
         "max_beam_width": int(plan.llm_parameters["max_beam_width"]),
+        "max_input_len": plan.limits.max_input_len,
+        "max_table_rows": plan.limits.max_table_rows,
         "tp": plan.tp,
         "pp": plan.pp,
     }

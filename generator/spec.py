@@ -213,6 +213,7 @@ class CheckpointSpec:
         archive: name of the NeMo archive that is the checkpoint; "" = a folder as Hugging Face writes it.
         projector: name of another archive that has the vision side; "" = it is in the checkpoint.
         start: keys that lead to the decoder's start token in config.json; () = the model has no separate decoder.
+        llm_types: `model_type` values of the LLM's config, where models of one type differ in it; () = not looked at.
     """
 
     llm: str = "text_config"
@@ -222,6 +223,7 @@ class CheckpointSpec:
     archive: str = ""
     projector: str = ""
     start: tuple[str, ...] = ()
+    llm_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -307,6 +309,16 @@ class ModelSpec:
     default_release: str = "1.2.1"
     dtype: str = "float16"
     vision_dtype: str = "float16"
+
+    @property
+    def separate_decoder(self) -> bool:
+        """Whether the LLM's decoder starts from a token of its own and attends to what an encoder gives."""
+        return bool(self.checkpoint.start)
+
+    @property
+    def encodes_prompt(self) -> bool:
+        """Whether an encoder of the LLM reads the prompt and its table."""
+        return self.separate_decoder and self.carries == "prompt_embedding_table"
 
     def summary(self) -> dict[str, Any]:
         """What `gen-repo list --json` says of this model."""

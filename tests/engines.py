@@ -28,21 +28,23 @@ def llm(
     dtype: str = "float16",
     tp: int = 1,
     pp: int = 1,
+    architecture: str = "LlamaForCausalLM",
     max_batch_size: int = 8,
     max_input_len: int = 2048,
-    max_seq_len: int = 2560,
+    max_seq_len: int | None = 2560,
     table: int = 8 * 576,
     quantization: str | None = None,
     kv_cache: str | None = None,
     plugins: dict[str, Any] | None = None,
+    content: str = "",
     **build: Any,
 ) -> Path:
-    """An LLM engine folder; `build` are further fields of build_config."""
+    """An LLM engine folder; `build` are further fields of build_config, `content` is that of the engine files."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "version": version,
         "pretrained_config": {
-            "architecture": "LlamaForCausalLM",
+            "architecture": architecture,
             "dtype": dtype,
             "vocab_size": vocab_size,
             "hidden_size": hidden_size,
@@ -56,11 +58,49 @@ def llm(
             "max_beam_width": 1,
             "max_num_tokens": 8192,
             "max_prompt_embedding_table_size": table,
-            "plugin_config": {"paged_kv_cache": True, "use_paged_context_fmha": False, **(plugins or {})},
+            "max_encoder_input_len": 1024,  # whether or not there is an encoder
+            "plugin_config": {
+                "paged_kv_cache": True,
+                "remove_input_padding": True,
+                "use_paged_context_fmha": False,
+                **(plugins or {}),
+            },
             **build,
         },
     }
     (folder / "config.json").write_text(json.dumps(config))
     for rank in range(tp * pp):
-        (folder / f"rank{rank}.engine").touch()
+        (folder / f"rank{rank}.engine").write_text(content)
+    return folder
+
+
+def attending(
+    folder: Path, *, max_seq_len: int = 1024, max_encoder_input_len: int = 924, paged: bool = False, **numbers: Any
+) -> Path:
+    """A folder with `decoder/`, as the guide builds one that attends to an encoder: without paged KV cache.
+
+    `numbers` are what llm() takes.
+    """
+    plugins = {"paged_kv_cache": paged, **numbers.pop("plugins", {})}
+    numbers.pop("max_input_len", None)  # nothing but the start token stands before the answer
+    limits = {"max_input_len": 1, "max_seq_len": max_seq_len, "max_encoder_input_len": max_encoder_input_len}
+    llm(folder / "decoder", architecture="DecoderModel", plugins=plugins, **limits, **(numbers | {"table": 0}))
+    return folder
+
+
+def encoder_decoder(
+    folder: Path,
+    *,
+    max_input_len: int = 924,
+    table: int = 8 * 32,
+    encoder: dict[str, Any] | None = None,
+    **numbers: Any,
+) -> Path:
+    """The same with `encoder/`, which reads the prompt and its table; `encoder` changes numbers of it alone."""
+    attending(folder, **numbers)
+    for name in ("max_seq_len", "max_encoder_input_len", "paged"):
+        numbers.pop(name, None)
+    own = {"max_input_len": max_input_len, "max_seq_len": None, "table": table, **numbers, **(encoder or {})}
+    plugins = {"paged_kv_cache": False, **own.pop("plugins", {})}
+    llm(folder / "encoder", architecture="EncoderModel", plugins=plugins, **own)
     return folder

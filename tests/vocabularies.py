@@ -16,6 +16,8 @@ from typing import Any
 
 SENTENCEPIECE_SIZE = 1024
 BYTE_LEVEL_SIZE = 1000
+UNIGRAM_SIZE = 900
+EXTRA_IDS = 100  # T5's sentinels, after the pieces
 
 # Llama 3 cuts text into words with this published pattern before it merges bytes.
 LLAMA3_WORDS = (
@@ -68,6 +70,28 @@ def sentencepiece_model(bos: str, eos: str, symbols: tuple[str, ...]) -> bytes:
         bos_piece=bos,
         eos_piece=eos,
         pad_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+@cache
+def unigram_model() -> bytes:
+    """A T5-like `spiece.model`: Unigram, NFKC, `<pad>` 0, `</s>` 1, `<unk>` 2, no BOS, no byte fallback."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus()),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=UNIGRAM_SIZE,
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
         num_threads=1,
         minloglevel=2,
     )
@@ -171,6 +195,26 @@ def llava(folder: Path, processor_class: str = "LlavaProcessor") -> None:
         sp_model_kwargs={},
     )
     write_json(folder / "added_tokens.json", {"<image>": SENTENCEPIECE_SIZE, "<pad>": SENTENCEPIECE_SIZE + 1})
+
+
+def t5(folder: Path, added: Sequence[str] = (), **more: Any) -> None:
+    """Write the files of a T5 tokenizer: `spiece.model`, sentinels `<extra_id_99>` to `<extra_id_0>`, then `added`.
+
+    Every text ends with `</s>`, white space of any length counts as one space, unknown characters are `<unk>`.
+    """
+    from tokenizers import AddedToken
+    from transformers import AutoTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spiece.model").write_bytes(unigram_model())
+    special = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    sentinels = [f"<extra_id_{number}>" for number in reversed(range(EXTRA_IDS))]
+    numbered = dict(enumerate(["<pad>", "</s>", "<unk>"])) | dict(enumerate([*sentinels, *added], start=UNIGRAM_SIZE))
+    more = {"additional_special_tokens": sentinels[::-1], "extra_ids": EXTRA_IDS, "sp_model_kwargs": {}, **more}
+    write_config(folder, "T5Tokenizer", special, numbered, **more)
+    tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in added])
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def llama3(folder: Path) -> None:

@@ -16,9 +16,9 @@ def check(repository: Path, configs: Mapping[str, ModelConfig]) -> list[Finding]
     """Findings about tables, lengths and batches that the engine cannot take."""
     findings: list[Finding] = []
     for name, config in configs.items():
-        if config.backend != "tensorrtllm":
+        folder = _engine_of(repository / name, config)
+        if folder is None:
             continue
-        folder = Path(config.parameters["gpt_model_path"].string_value)
         if not folder.is_dir():
             what = f"not servable here: the LLM engine {str(folder)!r} does not exist on this machine"
             where = repository / name / "config.pbtxt"
@@ -35,16 +35,24 @@ def check(repository: Path, configs: Mapping[str, ModelConfig]) -> list[Finding]
     return findings
 
 
+def _engine_of(step: Path, config: ModelConfig) -> Path | None:
+    """The LLM engine that a step runs, None for any other step."""
+    if config.backend == "tensorrtllm":
+        return Path(config.parameters["gpt_model_path"].string_value)
+    settings = step / "1" / "settings.json"
+    if not step.name.endswith("tensorrt_llm") or not settings.is_file():
+        return None
+    engine = json.loads(settings.read_text("utf-8")).get("engine")
+    return Path(engine) if engine and Path(engine).is_dir() else None  # its absence is found with the step's settings
+
+
 def _compare(values: dict[str, Any], config: ModelConfig, facts: engines.LlmEngineFacts, where: Path) -> list[Finding]:
     limits, again = values["limits"], "generate the repository again from this engine"
-    per_request = facts.max_table_rows // facts.max_batch_size
+    rows, capacity = facts.max_table_rows // facts.max_batch_size, "rows per request (table / max_batch_size)"
+    if facts.max_encoder_input_len is not None and facts.encoder is None:  # the image is what it attends to
+        rows, capacity = facts.max_encoder_input_len, "max_encoder_input_len"
     pairs = (
-        (
-            "max_table_rows",
-            limits["max_table_rows"],
-            per_request,
-            "rows per request (table / max_batch_size)",
-        ),
+        ("max_table_rows", limits["max_table_rows"], rows, capacity),
         ("max_input_len", limits["max_input_len"], facts.max_input_len, "max_input_len"),
         ("max_seq_len", limits["max_seq_len"], facts.max_seq_len, "max_seq_len"),
         ("max_batch_size", config.max_batch_size, facts.max_batch_size, "max_batch_size"),

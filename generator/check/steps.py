@@ -87,6 +87,8 @@ def _limits(path: Path, limits: dict[str, Any], values: dict[str, Any]) -> list[
     if limits["max_images"] * rows > limits["max_table_rows"]:
         what = f"{limits['max_images']} images of {rows} rows exceed max_table_rows {limits['max_table_rows']}"
         findings.append(error("limits", what, path, AGAIN))
+    if limits.get("max_output_len"):  # the decoder does not read the prompt
+        return findings
     if rows > limits["max_input_len"]:
         what = f"one image of {rows} rows exceeds max_input_len {limits['max_input_len']}"
         findings.append(error("limits", what, path, AGAIN))

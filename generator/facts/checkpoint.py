@@ -173,6 +173,11 @@ def read(folder: Path, spec: ModelSpec, variant: Variant) -> CheckpointFacts:
 def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[str, Any]) -> CheckpointFacts:
     path, where = folder / "config.json", spec.checkpoint
     text = (config.get(where.llm) or {}) if where.llm else config
+    if where.llm_types and text.get("model_type") not in where.llm_types:
+        wanted = " or ".join(repr(t) for t in where.llm_types)
+        what = f"the checkpoint's language model is {text.get('model_type')!r}, {spec.title} has {wanted}"
+        remedy = "give the checkpoint of this model, or another --model (see `gen-repo list`)"
+        raise Refused(error("wrong-checkpoint", what, path, remedy))
     vocab, hidden = _llm_numbers(text, path, where.hidden_size)
     stated = jsonfile.number(config, where.rows, path, "the checkpoint") if where.rows else None
     preprocessor = folder / "preprocessor_config.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,21 @@ class VisionEngineFacts:
 
 @dataclass(frozen=True)
 class LlmEngineFacts:
-    """A decoder engine. Sizes are of the whole model, not per rank; `max_table_rows` is
-    build_config.max_prompt_embedding_table_size (called --max_multimodal_len on the command line)."""
+    """The engine of a decoder, and of the encoder before it where there is one. Sizes are of all ranks together.
+
+    Attributes:
+        folder: what the option names. config: the config.json of the decoder.
+        max_input_len: of what the prompt goes to, the encoder where there is one.
+        max_seq_len: of the decoder.
+        max_table_rows: build_config.max_prompt_embedding_table_size of what the prompt goes to (called
+            --max_multimodal_len on the command line).
+        packed: it takes sequences without padding (remove_input_padding).
+        max_encoder_input_len: positions of one request that the decoder attends to; None = it attends to its own only.
+        encoder: the encoder's own facts.
+    """
 
     folder: Path
+    config: Path
     version: str | None
     architecture: str | None
     dtype: str
@@ -50,13 +61,15 @@ class LlmEngineFacts:
     max_beam_width: int
     paged_kv_cache: bool
     paged_context_fmha: bool
-    packed: bool
     attention_plugin: bool
     kv_quantization: str | None
     lora: bool
     weight_streaming: bool
     gathers_context_logits: bool
     gathers_generation_logits: bool
+    packed: bool = True
+    max_encoder_input_len: int | None = None
+    encoder: LlmEngineFacts | None = None
 
     @property
     def world_size(self) -> int:
@@ -65,8 +78,11 @@ class LlmEngineFacts:
 
 def _engine_folder(folder: Path, sub: str) -> Path:
     """Releases from 0.19 on put both engines below one folder, as `vision` and `llm`."""
-    nested = folder / sub
-    return nested if not (folder / "config.json").exists() and (nested / "config.json").exists() else folder
+
+    def has_engine(place: Path) -> bool:
+        return any((place / part / "config.json").exists() for part in (".", "decoder"))
+
+    return folder / sub if not has_engine(folder) and has_engine(folder / sub) else folder
 
 
 def vision_engine(folder: Path) -> VisionEngineFacts:
@@ -108,12 +124,29 @@ def vision_engine(folder: Path) -> VisionEngineFacts:
 
 
 def llm_engine(folder: Path) -> LlmEngineFacts:
-    """Reads an LLM engine folder.
+    """Reads an LLM engine folder, or one that holds the engines of an encoder-decoder as `decoder/` and `encoder/`.
 
     Raises:
         Refused: no readable config.json, missing numbers or rank files, or a config of something else.
     """
     folder = _engine_folder(folder, "llm")
+    if (folder / "config.json").exists() or not (folder / "decoder" / "config.json").exists():
+        return _llm_part(folder)
+    decoder = replace(_llm_part(folder / "decoder"), folder=folder)
+    if not (folder / "encoder" / "config.json").exists():
+        return decoder
+    encoder = _llm_part(folder / "encoder")
+    return replace(
+        decoder,
+        encoder=encoder,
+        packed=encoder.packed and decoder.packed,
+        max_batch_size=min(encoder.max_batch_size, decoder.max_batch_size),
+        max_input_len=min(encoder.max_input_len, decoder.max_encoder_input_len or encoder.max_input_len),
+        max_table_rows=encoder.max_table_rows,
+    )
+
+
+def _llm_part(folder: Path) -> LlmEngineFacts:
     path = folder / "config.json"
     config = jsonfile.read(path, "config.json of the LLM engine", f"--llm-engine-dir: {BUILD}")
     pretrained, build = config.get("pretrained_config"), config.get("build_config")
@@ -138,11 +171,16 @@ def llm_engine(folder: Path) -> LlmEngineFacts:
     if missing:
         what = f"{len(missing)} of {tp * pp} rank files missing: {', '.join(missing[:4])}"
         raise Refused(error("engine-missing", f"{what} (tp {tp} x pp {pp})", folder, BUILD))
-    seq_len = required(build, "max_seq_len")
+    architecture = pretrained.get("architecture")
+    # An encoder's sequence is its input, and some releases state only that.
+    seq_len = required(build, "max_input_len" if architecture == "EncoderModel" else "max_seq_len")
+    # Every build_config has max_encoder_input_len, whether or not the model attends to anything.
+    attends = architecture == "DecoderModel" or bool(pretrained.get("cross_attention"))
     return LlmEngineFacts(
         folder=folder,
+        config=path,
         version=config.get("version"),
-        architecture=pretrained.get("architecture"),
+        architecture=architecture,
         dtype=str(pretrained.get("dtype", "float16")),
         vocab_size=required(pretrained, "vocab_size"),
         hidden_size=required(pretrained, "hidden_size"),
@@ -157,11 +195,12 @@ def llm_engine(folder: Path) -> LlmEngineFacts:
         max_beam_width=jsonfile.number(build, "max_beam_width", path, "the LLM engine") or 1,
         paged_kv_cache=bool(plugins.get("paged_kv_cache", True)),
         paged_context_fmha=bool(plugins.get("use_paged_context_fmha", False)),
-        packed=bool(plugins.get("remove_input_padding", True)),
         attention_plugin=plugins.get("gpt_attention_plugin", "auto") is not None,
         kv_quantization=quantization.get("kv_cache_quant_algo"),
         lora=bool(plugins.get("lora_plugin")),
         weight_streaming=bool(build.get("weight_streaming", False)),
         gathers_context_logits=bool(build.get("gather_context_logits", False)),
         gathers_generation_logits=bool(build.get("gather_generation_logits", False)),
+        packed=bool(plugins.get("remove_input_padding", True)),
+        max_encoder_input_len=required(build, "max_encoder_input_len") if attends else None,
     )

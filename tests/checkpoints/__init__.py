@@ -21,6 +21,7 @@ from tests.checkpoints import blip2, common, fuyu, kosmos2, llava, neva, phi3_vi
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "blip2-opt": blip2.make_opt,
+    "blip2-t5": blip2.make_t5,
     "fuyu": fuyu.make,
     "kosmos-2": kosmos2.make,
     "llava": llava.make_1_5,

@@ -1,4 +1,4 @@
-"""BLIP-2 with an OPT language model."""
+"""BLIP-2 with an OPT or a T5 language model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,32 @@ from pathlib import Path
 from typing import Any
 
 from tests.checkpoints.common import CLIP_MEAN, CLIP_STD, HIDDEN, VISION_HIDDEN, randomise, save, vision
-from tests.vocabularies import BYTE_LEVEL_SIZE, corpus, special_token, write_config, write_json
+from tests.vocabularies import (
+    BYTE_LEVEL_SIZE,
+    EXTRA_IDS,
+    UNIGRAM_SIZE,
+    corpus,
+    special_token,
+    t5,
+    write_config,
+    write_json,
+)
 
 QUERIES = 32
 SCALES = {
     "query_tokens": 1.0,
     "position_embedding": 3.0,
     "embed_positions": 1.0,
+    "bias": 0.05,
+    "self_attn": 0.6,
+    "": 0.3,
+}
+T5_SCALES = {
+    "query_tokens": 1.0,
+    "position_embedding": 3.0,
+    "relative_attention_bias": 1.0,
+    "shared": 1.0,
+    "lm_head": 1.0,
     "bias": 0.05,
     "self_attn": 0.6,
     "": 0.3,
@@ -43,24 +62,64 @@ def make_opt(folder: Path) -> None:
         "vocab_size": 1024,
         "word_embed_proj_dim": HIDDEN,
     }
-    config: dict[str, Any] = {
+    config = _config(text_config, image_token=BYTE_LEVEL_SIZE, dtype="float16", decoder_only=True)
+    model = Blip2ForConditionalGeneration(Blip2Config.from_dict(config))
+    save(randomise(model, seed=11, scales=SCALES), folder, config, {"": ""})
+    write_json(folder / "generation_config.json", {"bos_token_id": 2, "eos_token_id": newline_id, "pad_token_id": 1})
+    write_processor(folder)
+
+
+def make_t5(folder: Path) -> None:
+    """Salesforce/blip2-flan-t5-xl, hub revision of 2024: the vision side of the others, Flan-T5 (gated GELU, untied).
+
+    The published weights are float32, of which engines take the vision side in fp16 and the language model in bf16.
+    """
+    from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+    t5(folder, ["<image>"], processor_class="Blip2Processor")
+    text_config = {
+        "architectures": ["T5ForConditionalGeneration"],
+        "d_ff": 128,
+        "d_kv": 8,
+        "d_model": HIDDEN,
+        "decoder_start_token_id": 0,
+        "eos_token_id": 1,
+        "feed_forward_proj": "gated-gelu",
+        "is_encoder_decoder": True,
+        "model_type": "t5",
+        "num_decoder_layers": 3,
+        "num_heads": 8,
+        "num_layers": 3,
+        "output_past": True,
+        "pad_token_id": 0,
+        "relative_attention_max_distance": 128,
+        "relative_attention_num_buckets": 32,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "vocab_size": 1024,
+    }
+    config = _config(text_config, image_token=UNIGRAM_SIZE + EXTRA_IDS, dtype="float32", decoder_only=False)
+    model = Blip2ForConditionalGeneration(Blip2Config.from_dict(config))
+    save(randomise(model, seed=13, scales=T5_SCALES).float(), folder, config, {"": ""})
+    write_json(folder / "generation_config.json", {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0})
+    write_processor(folder)
+
+
+def _config(text_config: dict[str, Any], image_token: int, dtype: str, decoder_only: bool) -> dict[str, Any]:
+    return {
         "architectures": ["Blip2ForConditionalGeneration"],
         "image_text_hidden_size": 256,
-        "image_token_index": BYTE_LEVEL_SIZE,
+        "image_token_index": image_token,
         "initializer_factor": 1.0,
         "initializer_range": 0.02,
         "model_type": "blip-2",
         "num_query_tokens": QUERIES,
         "qformer_config": _qformer(),
         "text_config": text_config,
-        "torch_dtype": "float16",
-        "use_decoder_only_language_model": True,
+        "torch_dtype": dtype,
+        "use_decoder_only_language_model": decoder_only,
         "vision_config": vision("blip_2_vision_model", 224, hidden_act="gelu", layer_norm_eps=1e-6, qkv_bias=True),
     }
-    model = Blip2ForConditionalGeneration(Blip2Config.from_dict(config))
-    save(randomise(model, seed=11, scales=SCALES), folder, config, {"": ""})
-    write_json(folder / "generation_config.json", {"bos_token_id": 2, "eos_token_id": newline_id, "pad_token_id": 1})
-    write_processor(folder)
 
 
 def _qformer() -> dict[str, Any]:

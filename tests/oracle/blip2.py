@@ -1,4 +1,4 @@
-"""BLIP-2 with an OPT language model by transformers alone: its processor and its model; it has no chat template."""
+"""BLIP-2 by transformers alone, over OPT or T5: its processor and its model; it has no chat template."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from transformers import AutoProcessor, Blip2ForConditionalGeneration
 from tests.oracle.common import MARK, Image, Oracle, from_checkpoint, open_image, with_pillow
 
 
-class Blip2OptOracle(Oracle):
-    """Truth of a `Blip2ForConditionalGeneration` checkpoint in `folder`, fp16 on the CPU (Q-Former fp32, as there).
+class Blip2Oracle(Oracle):
+    """Truth of a `Blip2ForConditionalGeneration` checkpoint, its vision side in fp16 on the CPU (Q-Former fp32, as there).
 
-    Each request has exactly one image, whose rows stand before the text and its BOS.
+    Each request has exactly one image, whose rows stand before the text and what the tokenizer puts around it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.processor = with_pillow(AutoProcessor, folder)
         self.tokenizer = self.processor.tokenizer
         self.blip = from_checkpoint(Blip2ForConditionalGeneration, folder)
-        self.model = self.blip.language_model
         self.image_id = int(self.blip.config.image_token_id)
-        self.end_ids = [int(self.model.config.eos_token_id)]  # a newline, not the tokenizer's end of text
         self.pad_id = int(self.tokenizer.pad_token_id)
 
     def prompt(self, text: str, images: int, raw: bool = False) -> str:
@@ -47,6 +45,20 @@ class Blip2OptOracle(Oracle):
             rows: NDArray[np.float16] = self.blip.get_image_features(torch.from_numpy(pixels)).pooler_output.numpy()
         return rows
 
+    def _inputs(self, text: str, images: Sequence[Image], raw: bool) -> dict[str, torch.Tensor]:
+        prompt = self.prompt(text, len(images), raw)
+        opened = [open_image(image) for image in images]
+        return dict(self.processor(text=prompt, images=opened, return_tensors="pt"))
+
+
+class Blip2OptOracle(Blip2Oracle):
+    """OPT in fp16, too: transformers does all of a request."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.model = self.blip.language_model
+        self.end_ids = [int(self.model.config.eos_token_id)]  # a newline, not the tokenizer's end of text
+
     def generate(
         self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False
     ) -> tuple[list[int], str]:
@@ -56,7 +68,36 @@ class Blip2OptOracle(Oracle):
         new = self._generate(max_new_tokens, self.blip, **inputs)
         return new, self.text(new)
 
-    def _inputs(self, text: str, images: Sequence[Image], raw: bool) -> dict[str, torch.Tensor]:
-        prompt = self.prompt(text, len(images), raw)
-        opened = [open_image(image) for image in images]
-        return dict(self.processor(text=prompt, images=opened, return_tensors="pt"))
+
+class Blip2T5Oracle(Blip2Oracle):
+    """T5 in `dtype`, whose encoder reads the rows and the text, and whose decoder begins with its start token.
+
+    The rows come from the fp16 vision side, as from an engine; with `dtype` fp16 this is what transformers does.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__(folder)
+        whole = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+        self.model = whole.language_model
+        self.start_id = int(self.model.config.decoder_start_token_id)
+        self.end_ids = [int(self.tokenizer.eos_token_id)]
+
+    def continuation(self, ids: Sequence[int], rows: NDArray[np.float16] | None, max_new_tokens: int) -> list[int]:
+        """New token ids without the start token, after the encoder's `ids`."""
+        sequence = torch.tensor([list(ids)])
+        is_image = sequence == self.image_id
+        embedded = self.model.get_input_embeddings()(sequence.masked_fill(is_image, 0))
+        flat = torch.from_numpy(np.ascontiguousarray(rows if rows is not None else np.zeros((0, 1, 1), np.float16)))
+        flat = flat.flatten(0, 1)
+        if len(flat) != int(is_image.sum()):
+            raise ValueError(f"{int(is_image.sum())} image positions but {len(flat)} vision rows")
+        embedded[is_image] = flat.to(embedded)
+        new = self._generate(max_new_tokens, inputs_embeds=embedded, attention_mask=torch.ones_like(sequence))
+        if new[:1] != [self.start_id]:
+            raise ValueError(f"the decoder began with {new[:1]}, not with its start token {self.start_id}")
+        return new[1:]
+
+    def selected(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """As the language model gets them, rounded to its dtype."""
+        rows = torch.from_numpy(super().selected(images))
+        return rows.to(self.model.dtype).float().numpy()  # type: ignore[no-any-return]

@@ -53,6 +53,8 @@ class Oracle(ABC):
     """The part that has `generate` and the input embeddings."""
     end_ids: list[int]
     pad_id: int
+    start_id: int | None = None
+    """What the decoder of an encoder-decoder begins with."""
 
     @abstractmethod
     def prompt(self, text: str, images: int, raw: bool = False) -> str:
@@ -116,6 +118,7 @@ class Oracle(ABC):
             max_new_tokens=max_new_tokens,
             eos_token_id=self.end_ids,
             pad_token_id=self.pad_id,
+            decoder_start_token_id=self.start_id,
         )
         self.model.generation_config = greedy  # so that nothing of the checkpoint's own file is merged in
         with torch.inference_mode():

@@ -19,7 +19,7 @@ from generator.options import Options
 from tests import photos
 from tests.checkpoints import cached
 from tests.oracle import LlavaOracle, Oracle, VilaOracle
-from tests.oracle.blip2 import Blip2OptOracle
+from tests.oracle.blip2 import Blip2OptOracle, Blip2T5Oracle
 from tests.oracle.fuyu import FuyuOracle
 from tests.oracle.kosmos2 import Kosmos2Oracle
 from tests.oracle.llava_next import LlavaNextOracle
@@ -58,6 +58,7 @@ SUBJECTS = {
     "llava": Subject("llava", "llava", LlavaOracle, (0, 1)),
     "vila": Subject("vila", "vila", VilaOracle, (0, 1, 2, 3)),
     "blip2-opt": Subject("blip2-opt", "blip2-opt", Blip2OptOracle, (1,), 20, marks=False),
+    "blip2-t5": Subject("blip2-t5", "blip2-t5", Blip2T5Oracle, (1,), 20, marks=False),
     "llava-next": Subject("llava-next", "llava-next", LlavaNextOracle, (0, 1), 20, client_pixels=False),
     "fuyu": Subject("fuyu", "fuyu", FuyuOracle, (1,), 20, marks=False, client_pixels=False),
     "kosmos-2": Subject("kosmos-2", "kosmos-2", Kosmos2Oracle, (1,), 20, marks=False),

@@ -54,7 +54,7 @@ def write_model(repository: Path, name: str, checkpoint: Path, *, decoupled: boo
     """Add the step, as gen-repo lays it out, to a model repository."""
     version = repository / name / "1"
     shutil.copytree(ROOT / "templates" / "torch" / "tensorrt_llm" / "1", version)
-    for module in ("tensors.py", "torch_device.py"):
+    for module in ("llm_request.py", "llm_words.py", "tensors.py", "torch_device.py"):
         shutil.copy(ROOT / "templates" / "shared" / module, version)
     settings = {
         "model": "tiny",

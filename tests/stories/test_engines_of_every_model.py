@@ -11,6 +11,7 @@ import pytest
 from generator.cli import main
 from generator.limits import DEFAULT_BATCH_SIZE
 from generator.models import specs
+from generator.routes import FEATURES
 from generator.spec import ModelSpec
 from tests import engines
 
@@ -35,7 +36,12 @@ def matching(spec: ModelSpec, folder: Path, **changes: Any) -> list[str]:
         "max_input_len": 4096,
         "max_seq_len": 4608,
     }
-    llm = engines.llm(folder / "llm", **(numbers | changes))
+    make = (
+        engines.encoder_decoder if spec.encodes_prompt else engines.attending if spec.separate_decoder else engines.llm
+    )
+    if spec.separate_decoder:
+        numbers |= {"max_seq_len": 1024, "max_encoder_input_len": 2048}
+    llm = make(folder / "llm", **(numbers | changes))
     return ["--visual-engine-dir", str(vision), "--llm-engine-dir", str(llm)]
 
 
@@ -59,7 +65,7 @@ def test_matching_engines(model: str, tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("model", NAMES)
 @pytest.mark.parametrize(
-    ("change", "code"), [("table", "table-too-small"), ("hidden_size", "engine-hidden-size"), ("dtype", "engine-dtype")]
+    ("change", "code"), [("rows", "table-too-small"), ("hidden_size", "engine-hidden-size"), ("dtype", "engine-dtype")]
 )
 def test_contradicting_engines(
     model: str, change: str, code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -68,8 +74,11 @@ def test_contradicting_engines(
     one_image = (table_rows(spec) - spec.constant_rows) // spec.default_images + spec.constant_rows
     if spec.layout.smallest:  # a table too small for its largest image alone is but a limit
         one_image = spec.layout.smallest(spec.layout.settings)[0] + spec.constant_rows
+    rows = {"table": DEFAULT_BATCH_SIZE * one_image - 1}
+    if spec.carries == FEATURES and change == "rows":
+        rows, code = {"max_encoder_input_len": one_image - 1}, "encoder-input-too-short"
     changes: dict[str, Any] = {
-        "table": {"table": DEFAULT_BATCH_SIZE * one_image - 1},
+        "rows": rows,
         "hidden_size": {"hidden_size": 1234},
         "dtype": {"dtype": "int4"},
     }[change]
@@ -81,7 +90,7 @@ def test_contradicting_engines(
     findings = json.loads(capsys.readouterr().out)["findings"]
     [found] = [finding for finding in findings if finding["code"] == code]
     numbers = {
-        "table": (str(one_image - 1), str(one_image)),
+        "rows": (str(one_image - 1), str(one_image)),
         "hidden_size": ("1234", str(spec.variants[0].hidden_size)),
         "dtype": ("int4",),
     }[change]

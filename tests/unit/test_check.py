@@ -131,3 +131,17 @@ def test_engine_of_another_vocabulary(tmp_path: Path) -> None:
     (engine / "config.json").write_text(json.dumps(config))
     errors = [f.what for f in check(made.output) if f.level == "error"]
     assert errors == ["image ids start at 32000, the engine's vocabulary is 32064"]
+
+
+def test_engines_of_an_encoder_decoder_rebuilt_smaller(tmp_path: Path) -> None:
+    numbers = {"vocab_size": 32128, "hidden_size": 2048, "dtype": "bfloat16"}
+    engine = engines.encoder_decoder(tmp_path / "llm", **numbers)
+    made = generate(Options(model="blip2-t5", llm_engine_dir=engine, output=tmp_path / "repo", working_dir=NOWHERE))
+    assert not [f for f in check(made.output) if f.level == "error"]
+    engines.encoder_decoder(engine, **numbers, max_seq_len=512, max_input_len=400, table=8 * 16)
+    errors = [f.what for f in check(made.output) if f.level == "error"]
+    assert errors == [
+        "max_table_rows is 32, the engine's rows per request (table / max_batch_size) is 16",
+        "max_input_len is 924, the engine's max_input_len is 400",
+        "max_seq_len is 1024, the engine's max_seq_len is 512",
+    ]

@@ -18,6 +18,7 @@ from generator.findings import has_errors
 from generator.generate import decide, files, generate
 from generator.models import specs
 from generator.options import Options
+from generator.routes import ROUTES
 
 # Whatever a file system allows in a path, and characters that end strings in proto text, Jinja and the shell.
 PATHS = st.text(
@@ -85,6 +86,7 @@ def test_hostile_container_path_is_inert(runtime: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_common_steps_are_byte_identical_between_the_runtimes(model: str, streaming: bool) -> None:
     common = ("ensemble/", "preprocessing/", "postprocessing/", "tensorrt_llm_bls/")
+    streaming = streaming and ROUTES[specs()[model].routes[0]].streams
     one = {
         p: c for p, c in rendered(model=model, runtime="trtllm", streaming=streaming).items() if p.startswith(common)
     }
@@ -102,7 +104,7 @@ def test_every_release_gives_a_valid_repository(model: str, release: str, tmp_pa
         model=model,
         release=release,
         runtime=runtime,  # type: ignore[arg-type]
-        streaming=True,
+        streaming=ROUTES[specs()[model].routes[0]].streams,
         output=tmp_path / "repo",
         working_dir=NOWHERE,
     )

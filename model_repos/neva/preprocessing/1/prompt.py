@@ -92,6 +92,8 @@ class Prompts(ABC):
             max_tokens = max(1, min(self._limits["default_max_tokens"], room))
         if max_tokens <= 0:
             raise RequestError(f"max_tokens is {max_tokens}: ask for at least 1")
+        if max_tokens > room and self._limits["max_output_len"]:
+            raise RequestError(f"max_tokens is {max_tokens}: an answer has at most {room}, whatever the prompt")
         if max_tokens > room:
             raise RequestError(
                 f"{input_len} prompt tokens and max_tokens {max_tokens} exceed max_seq_len "

@@ -110,6 +110,7 @@ class Decoder:
             length_penalty=row.length_penalty,
             early_stopping=row.early_stopping,
             eos_token_id=row.end_id,
+            decoder_start_token_id=row.history[0],  # asked for, though decoder_input_ids begin with it
             pad_token_id=row.pad_id if row.pad_id is not None else row.end_id or 0,
             return_dict_in_generate=True,
             output_scores=True,

@@ -10,28 +10,10 @@ Face's bit by bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
+from llm_request import Sampling
 from llm_words import completions
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the tokens of one request row are chosen. The defaults are the backend's: greedy, no penalties."""
-
-    temperature: float = 1.0
-    top_k: int = 0  # 0: not given
-    top_p: float = 0.0  # <= 0: not given
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    min_tokens: int = 0
-    seed: int = 0
-
-    @property
-    def greedy(self) -> bool:
-        return self.top_k == 1 or (self.top_k == 0 and self.top_p <= 0) or self.temperature == 0
 
 
 class LogitsRules:

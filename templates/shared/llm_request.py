@@ -1,12 +1,12 @@
 """One row of a request to the LLM, read from the tensors of the backend's contract.
 
-What this runtime cannot do is refused by the tensor's name; only what the C++ backend itself never reads is
+What the step that reads it cannot do is refused by the tensor's name; only what the C++ backend itself never reads is
 ignored.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import llm_words
@@ -14,13 +14,12 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
-from sampling import Sampling
 from tensors import RequestError, column
 from torch.utils import dlpack
 
 # Never read by the C++ backend (tensorrt_llm/config.pbtxt declares them all the same).
 IGNORED = {"prompt_vocab_size", "runtime_top_p_min", "decoder_input_lengths", "prompt_table_extra_ids"}
-# Not done by this runtime, but sent with this value they change nothing.
+# Not done by these steps, but sent with this value they change nothing.
 NEUTRAL: dict[str, Any] = {
     "num_return_sequences": 1,
     "beam_search_diversity_rate": 0.0,
@@ -59,6 +58,24 @@ TABLE, FEATURES, LENGTHS = "prompt_embedding_table", "encoder_input_features", "
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How the tokens of one request row are chosen. The defaults are the backend's: greedy, no penalties."""
+
+    temperature: float = 1.0
+    top_k: int = 0  # 0: not given
+    top_p: float = 0.0  # <= 0: not given
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_tokens: int = 0
+    seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        return self.top_k == 1 or (self.top_k == 0 and self.top_p <= 0) or self.temperature == 0
+
+
+@dataclass(frozen=True)
 class Limits:
     """What the loaded model allows, and what the configuration of the model chose."""
 
@@ -70,6 +87,8 @@ class Limits:
     exclude_input: bool
     carries: str = TABLE  # what the vision step gives: rows for the table, or features to attend to
     decoder_start_id: int | None = None  # where the decoder does not read input_ids itself
+    step: str = "--runtime torch"  # who refuses, for messages
+    remedy: str = "leave it out, or use --runtime trtllm"
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,7 @@ class LlmRequest:
     generation_logits: bool
     exclude_input: bool
     streaming: bool
+    state: dict[str, Any] = field(default_factory=dict, compare=False)  # what a step keeps between calls for this row
 
 
 def is_stop(request: pb_utils.InferenceRequest) -> bool:
@@ -150,7 +170,7 @@ def _refuse_unsupported(request: pb_utils.InferenceRequest, names: set[str], bat
     for name in sorted(names - IGNORED - VECTORS - SCALARS.keys() - vision - {"stop"}):
         neutral = NEUTRAL.get(name)
         if neutral is None or any(value != neutral for value in column(request, name, batch, neutral)):
-            raise RequestError(f"{name} is not supported by --runtime torch: leave it out, or use --runtime trtllm")
+            raise RequestError(f"{name} is not supported by {limits.step}: {limits.remedy}")
 
 
 def _vision(tensor: pb_utils.Tensor, batch: int, limits: Limits) -> torch.Tensor:
@@ -197,7 +217,7 @@ def _row(
     if values["streaming"] and not limits.decoupled:
         raise RequestError("Streaming is only supported if model is deployed using decoupled mode.")
     if values["streaming"] and values["beam_width"] > 1:
-        raise RequestError("streaming with beam_width > 1 is not supported by --runtime torch: drop one of them")
+        raise RequestError(f"streaming with beam_width > 1 is not supported by {limits.step}: drop one of them")
     exclude = values["exclude_input_in_output"]
     words = {
         name: [] if array is None else llm_words.parse(array, name, limits.vocab_size)

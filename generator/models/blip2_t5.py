@@ -1,0 +1,62 @@
+"""BLIP-2 over Flan-T5: the vision side of BLIP2-OPT, whose 32 rows and the text go through T5's encoder.
+
+Sources: TensorRT-LLM 0.12 to 0.16, `multimodal_builder.py` (build_blip2_engine), `enc_dec_model_runner.py` and
+`multimodal_model_runner.py`; Salesforce/blip2-flan-t5-* for sizes; transformers' Blip2Processor for pixels and ids. The
+guide converts the LLM to bfloat16 under a vision engine in float16.
+"""
+
+from generator.models.llava import CLIP_MEAN, CLIP_STD
+from generator.spec import (
+    CheckpointSpec,
+    Conversation,
+    Evidence,
+    ModelSpec,
+    Piece,
+    PixelSpec,
+    PromptSpec,
+    Tokens,
+    TorchSpec,
+    Variant,
+)
+from generator.special_builds import BLIP2_T5
+
+
+def _variant(name: str, hidden_size: int) -> Variant:
+    return Variant(
+        name=name,
+        source=f"Salesforce/{name}",
+        hidden_size=hidden_size,
+        vocab_size=32128,
+        max_positions=1024,  # relative positions have no end; as the guide builds
+        rows_per_image=32,
+        pixels=PixelSpec(
+            steps=(("on_white",), ("resize", 224, 224)), shape=(3, 224, 224), mean=CLIP_MEAN, std=CLIP_STD
+        ),
+        conversation=Conversation("none", "{text}"),
+        tokens=Tokens(bos=None, end=1, pad=0, start=0),
+    )
+
+
+SPEC = ModelSpec(
+    name="blip2-t5",
+    title="BLIP2-T5",
+    variants=(_variant("blip2-flan-t5-xl", 2048), _variant("blip2-flan-t5-xxl", 4096)),
+    engine_model_types=("blip2-t5",),
+    checkpoint_model_types=("blip-2",),
+    image_mark="<image>",
+    image_token=False,
+    image_prefix="",
+    prompt=PromptSpec("sequence_prompt", after=(Piece(text="{text}", special_tokens=True),)),
+    checkpoint=CheckpointSpec(
+        hidden_size="d_model",
+        rows="num_query_tokens",
+        start=("text_config", "decoder_start_token_id"),
+        llm_types=("t5",),
+    ),
+    image_required=True,
+    torch=TorchSpec("hf_blip2", llm_attribute="language_model", prompt_form="encoder_prompt"),
+    build=BLIP2_T5,
+    routes=("python_enc_dec",),
+    evidence=Evidence("transformers: Blip2ForConditionalGeneration, Blip2Processor; T5 in bfloat16 under fp16 rows"),
+    dtype="bfloat16",
+)
