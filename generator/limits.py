@@ -119,22 +119,23 @@ def decide(
             images = fits
     if spec.encodes_prompt:
         input_len, answer = engine.max_input_len, engine.max_seq_len - 1
-        longer = "the encoder with --max_input_len {0} and the decoder with --max_encoder_input_len {0}"
+        longer = "build the encoder with --max_input_len {0} and the decoder with --max_encoder_input_len {0}"
     else:
         input_len, answer = min(engine.max_input_len, engine.max_seq_len - 1), None
-        longer = "it with --max_input_len {0}"
+        longer = "build it with --max_input_len {0}"
         if engine.max_num_tokens and not engine.paged_context_fmha and engine.max_num_tokens < input_len:
             input_len = engine.max_num_tokens  # without chunked context the whole prompt is one context step
+    enough = longer.format(tokens + TEXT_BUDGET)
     if input_len < fewest_tokens:
         least = "" if fewest_tokens == tokens else " at least"
         what = f"the LLM engine takes {input_len} prompt tokens, one {noun} alone has{least} {fewest_tokens}"
-        findings.append(error("input-too-short", what, where, "build " + longer.format(tokens + TEXT_BUDGET)))
+        findings.append(error("input-too-short", what, where, enough))
     elif input_len < tokens:
         what = f"the LLM engine takes {input_len} prompt tokens, one {noun} has up to {tokens}; larger ones are refused"
-        findings.append(warning("input-too-short", what, where, "build " + longer.format(tokens + TEXT_BUDGET)))
+        findings.append(warning("input-too-short", what, where, enough))
     elif input_len < tokens * images:
         what = f"the LLM engine takes {input_len} prompt tokens, {images} {noun}s have {tokens * images}"
-        remedy = f"build {longer.format(tokens * images + TEXT_BUDGET)}, or use fewer {noun}s"
+        remedy = f"{longer.format(tokens * images + TEXT_BUDGET)}, or use fewer {noun}s"
         findings.append(warning("input-too-short", what, where, remedy))
     table = max(per_request, 1) if per_request < shared + rows else shared + rows * images
     made = Limits(batch, images, table, input_len, engine.max_seq_len, options.max_tokens, max_output_len=answer)

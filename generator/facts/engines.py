@@ -67,7 +67,6 @@ class LlmEngineFacts:
     weight_streaming: bool
     gathers_context_logits: bool
     gathers_generation_logits: bool
-    packed: bool = True
     max_encoder_input_len: int | None = None
     encoder: LlmEngineFacts | None = None
 
@@ -201,6 +200,5 @@ def _llm_part(folder: Path) -> LlmEngineFacts:
         weight_streaming=bool(build.get("weight_streaming", False)),
         gathers_context_logits=bool(build.get("gather_context_logits", False)),
         gathers_generation_logits=bool(build.get("gather_generation_logits", False)),
-        packed=bool(plugins.get("remove_input_padding", True)),
         max_encoder_input_len=required(build, "max_encoder_input_len") if attends else None,
     )
