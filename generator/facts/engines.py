@@ -61,6 +61,7 @@ class LlmEngineFacts:
     max_beam_width: int
     paged_kv_cache: bool
     paged_context_fmha: bool
+    packed: bool
     attention_plugin: bool
     kv_quantization: str | None
     lora: bool
@@ -194,6 +195,7 @@ def _llm_part(folder: Path) -> LlmEngineFacts:
         max_beam_width=jsonfile.number(build, "max_beam_width", path, "the LLM engine") or 1,
         paged_kv_cache=bool(plugins.get("paged_kv_cache", True)),
         paged_context_fmha=bool(plugins.get("use_paged_context_fmha", False)),
+        packed=bool(plugins.get("remove_input_padding", True)),
         attention_plugin=plugins.get("gpt_attention_plugin", "auto") is not None,
         kv_quantization=quantization.get("kv_cache_quant_algo"),
         lora=bool(plugins.get("lora_plugin")),
