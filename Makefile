@@ -2,7 +2,7 @@
 PYTHON ?= $(shell for v in 3.11 3.12 3.10; do command -v python$$v >/dev/null 2>&1 && { command -v python$$v; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
-STEPS := preprocessing postprocessing tensorrt_llm_bls trtllm/vision_encoder trtllm/python_enc_dec torch/vision_encoder torch/tensorrt_llm
+STEPS := preprocessing postprocessing tensorrt_llm_bls trtllm/vision_encoder trtllm/python_enc_dec trtllm/python_executor torch/vision_encoder torch/tensorrt_llm
 # One test process per core, each with one thread: torch and Triton would otherwise fight for the cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 export TEST_CHECKPOINTS := $(CURDIR)/.checkpoints

@@ -42,6 +42,9 @@ def _vision(spec: ModelSpec, facts: Facts, rows: int) -> Iterator[Finding]:
     if vision.dtype not in DTYPES:
         what = f"the vision engine's precision is {vision.dtype!r}; known are {', '.join(DTYPES)}"
         yield error("engine-dtype", what, where, "build it with --precision float16")
+    elif spec.only_dtype and vision.dtype != spec.vision_dtype:
+        what = f"the vision engine's precision is {vision.dtype!r}, {spec.title} runs in {spec.vision_dtype} only"
+        yield error("engine-dtype", what, where, f"build it with --precision {spec.vision_dtype}")
     if vision.hidden_size and llm and vision.hidden_size != llm.hidden_size:
         what = f"the vision engine gives rows of {vision.hidden_size} values, the LLM engine takes {llm.hidden_size}"
         yield error("engine-hidden-size", what, where, "build both engines from the same checkpoint")
@@ -77,6 +80,10 @@ def _llm(spec: ModelSpec, facts: Facts, route: Route) -> Iterator[Finding]:
     if llm.dtype not in DTYPES:
         what = f"the LLM engine's dtype is {llm.dtype!r}; a prompt table can be {', '.join(DTYPES)}"
         yield error("engine-dtype", what, where, "build it with --dtype float16 or bfloat16")
+    elif spec.only_dtype and (llm.dtype != spec.dtype or llm.quantization):
+        found = f"{llm.dtype}, quantized as {llm.quantization}" if llm.quantization else llm.dtype
+        what = f"the LLM engine's dtype is {found}, {spec.title} runs in {spec.dtype} only"
+        yield error("engine-dtype", what, where, f"build it with --dtype {spec.dtype} and without quantization")
     if spec.carries == TABLE and llm.max_table_rows == 0:
         what = "the LLM engine was built without a prompt table (max_prompt_embedding_table_size is 0)"
         yield error("no-prompt-table", what, where, "build it with --max_multimodal_len, see build_engines.sh")
@@ -191,7 +198,7 @@ def _options(
     elif options.kv_cache_reuse and "prompt_table_extra_ids" not in contract.contract(release).inputs:
         what = f"KV cache reuse with images needs prompt_table_extra_ids, which release {release} does not have"
         yield error("kv-cache-reuse", what, "--kv-cache-reuse", "use release 0.13.0 or later")
-    if options.kv_cache_reuse and llm and not llm.paged_context_fmha:
+    if options.kv_cache_reuse and route.reuses_kv_cache and llm and not llm.paged_context_fmha:
         what = "KV cache reuse needs an engine built with paged context attention, and this one has it disabled"
         yield error(
             "kv-cache-reuse",

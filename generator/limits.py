@@ -79,6 +79,7 @@ def decide(
         positions = (facts.checkpoint and facts.checkpoint.max_positions) or variant.max_positions
         if variant.short_positions and tokens * images < variant.short_positions:
             positions = min(positions, variant.short_positions)
+        positions += spec.layout.shared_positions * images
         seq_len = min((1 if spec.encodes_prompt else input_len) + DEFAULT_OUTPUT_LEN, positions)
         input_len = min(input_len, positions if spec.encodes_prompt else seq_len - 1)
         if tokens * images > input_len:

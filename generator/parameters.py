@@ -14,7 +14,7 @@ from generator.contract import Contract
 from generator.facts.gather import Facts
 from generator.findings import Finding, error, warning
 from generator.options import Options
-from generator.routes import FEATURES
+from generator.routes import FEATURES, Route
 from generator.spec import ModelSpec
 
 STEP = "tensorrt_llm"
@@ -44,8 +44,10 @@ def decide(
     known: Contract,
     own: Mapping[str, str],
     world_size: int,
+    route: Route,
 ) -> tuple[Decided, list[Finding]]:
-    """All parameters to write: the release's defaults, `own` over them, the user's --set over both."""
+    """All parameters to write: the release's defaults, `own` over them, the user's --set over both; of a step of our
+    own those that it reads."""
     findings: list[Finding] = []
     values = {name: p.emit for name, p in known.parameters.items() if p.emit is not None}
     values.update((k, v) for k, v in own.items() if k in known.parameters)
@@ -67,11 +69,16 @@ def decide(
         elif name not in known.parameters:
             what = f"the backend of release {known.release} has no parameter {name!r}"
             findings.append(error("unknown-set", what, where, "one of " + ", ".join((*known.parameters, *queue))))
+        elif route.parameters and name not in route.parameters:
+            what = f"the step of route {route.name} does not read {name}"
+            findings.append(error("unknown-set", what, where, "one of " + ", ".join(route.parameters)))
         elif problem := known.parameters[name].problem(value):
             findings.append(error("bad-set", f"{name} {problem}, not {value!r}", where, "give a value of that kind"))
         else:
             values[name] = chosen[name] = value
     findings += _bad_pairs(options, spec, facts, known, values, chosen, world_size)
+    if route.parameters:
+        values = {name: value for name, value in values.items() if name in route.parameters}
     return Decided(values, queue), findings
 
 

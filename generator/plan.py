@@ -175,10 +175,15 @@ def release_of(options: Options, spec: ModelSpec, facts: Facts) -> tuple[str, li
     return asked or exact, findings
 
 
-def _missing(options: Options, facts: Facts) -> list[str]:
+def _missing(options: Options, spec: ModelSpec, facts: Facts) -> list[str]:
     missing = []
     if facts.tokenizer is None:
-        missing.append(f"the tokenizer (checkpoint {facts.places.checkpoint})")
+        own = spec.build.tokenizer_source
+        missing.append(
+            f"the tokenizer ({own}, {facts.places.tokenizer})"
+            if own
+            else f"the tokenizer (checkpoint {facts.places.checkpoint})"
+        )
     if options.runtime == "torch":
         if facts.checkpoint is None or not facts.checkpoint.has_weights:
             missing.append(f"the checkpoint's weights ({facts.places.checkpoint})")
@@ -227,6 +232,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
             ),
             "max_beam_width": str(llm.max_beam_width if llm else 1),
             "enable_kv_cache_reuse": "true" if options.kv_cache_reuse else "false",
+            **spec.llm_parameters,
             # half of the cache for what the decoder attends to, and its prompt is too short to chunk
             **(
                 {"cross_kv_cache_fraction": "0.5", "enable_chunked_context": "false"}
@@ -235,9 +241,10 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
             ),
         },
         tp * pp,
+        route,
     )
     findings += more
-    missing = _missing(options, facts)
+    missing = _missing(options, spec, facts)
     if missing:
         remedy = "generate again with --hf-model-dir (and engine folders) once they exist"
         if options.runtime == "trtllm":

@@ -33,7 +33,7 @@ SETTINGS: dict[str, SettingsOf] = {
     "torch/tensorrt_llm": settings.torch_tensorrt_llm,
     "trtllm/vision_encoder": settings.trtllm_vision_encoder,
     "trtllm/python_enc_dec": settings.trtllm_own_step,
-    "trtllm/python_executor": settings.trtllm_own_step,
+    "trtllm/python_executor": settings.trtllm_executor,
 }
 NEED_TOKENIZER = ("preprocessing", "postprocessing", FRONT)
 TOP_LEVEL = ("README.md.jinja", "launch.sh.jinja", "build_engines.sh.jinja")

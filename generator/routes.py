@@ -27,6 +27,7 @@ class Route:
         reuses_kv_cache: whether equal prefixes, images included, may share KV blocks.
         own_code: the step is a Python model of the repository, not the C++ backend.
         experimental: nobody upstream runs these models so.
+        parameters: those of the backend's that the step reads, too; () = it is the backend, or reads none.
     """
 
     name: str
@@ -38,7 +39,29 @@ class Route:
     reuses_kv_cache: bool = False
     own_code: bool = False
     experimental: bool = False
+    parameters: tuple[str, ...] = ()
 
+
+EXECUTOR_PARAMETERS = (
+    "gpt_model_path",
+    "max_beam_width",
+    "max_tokens_in_paged_kv_cache",
+    "max_attention_window_size",
+    "sink_token_length",
+    "batch_scheduler_policy",
+    "kv_cache_free_gpu_mem_fraction",
+    "kv_cache_host_memory_bytes",
+    "kv_cache_onboard_blocks",
+    "exclude_input_in_output",
+    "normalize_log_probs",
+    "gpu_device_ids",
+    "gpu_weights_percent",
+    "enable_context_fmha_fp32_acc",
+    "multi_block_mode",
+    "cuda_graph_mode",
+    "cuda_graph_cache_size",
+    "cancellation_check_period_ms",
+)
 
 ROUTES = {
     route.name: route
@@ -47,6 +70,7 @@ ROUTES = {
         # With several rows the backend would cut the features to the length of input_ids.
         Route("encoder_features", since="0.15.0", batches=False, experimental=True),
         Route("python_enc_dec", "python_enc_dec", streams=False, batches=False, paged_kv_cache=False, own_code=True),
-        Route("python_executor", "python_executor", own_code=True),
+        # The executor batches prompts with positions of their own from 0.13.0 on.
+        Route("python_executor", "python_executor", since="0.13.0", own_code=True, parameters=EXECUTOR_PARAMETERS),
     )
 }

@@ -194,6 +194,18 @@ def trtllm_own_step(plan: Plan) -> dict[str, Any]:
     }
 
 
+def trtllm_executor(plan: Plan) -> dict[str, Any]:
+    """Of the LLM step over the executor's bindings, whose arguments were renamed together with the contract's inputs:
+    0.19 takes the old names, 0.20 the new."""
+    renamed = plan.contract.seed == "seed"
+    names = {
+        "max_tokens": "max_tokens" if renamed else "max_new_tokens",
+        "min_tokens": plan.contract.min_tokens,
+        "seed": plan.contract.seed,
+    }
+    return {"model": plan.variant.name, **_llm_numbers(plan), "rows_per_image": plan.rows_per_image, "names": names}
+
+
 def trtllm_vision_encoder(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.variant.name,

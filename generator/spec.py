@@ -116,7 +116,7 @@ class PromptSpec:
 
     marked_prompt places images at marks of the text, in the variant's conversation template; tagged_prompt at numbered
     tags as well (`image_tag`, which holds NUMBER). sequence_prompt has a fixed order: `before`, the image, `after`;
-    chat_sequence_prompt too, unless the request leaves out the chat template.
+    chat_sequence_prompt too, unless the request leaves out the chat template; question_prompt takes the bare text then.
     """
 
     module: str = "marked_prompt"
@@ -170,6 +170,7 @@ class LayoutSpec:
         smallest: the settings -> (table rows, prompt tokens) that one image takes at least; None = every image takes
             the same.
         in_order: the prompt picks the rows of the table in their order, each once.
+        shared_positions: tokens of an image that take no position of their own.
         from_config: setting -> key of the checkpoint's config.json that overrides it.
         from_processor: setting -> key of its preprocessor_config.json.
         from_tokenizer: setting -> token whose id overrides it.
@@ -180,6 +181,7 @@ class LayoutSpec:
     largest: Callable[[Mapping[str, Any]], tuple[int, int]] | None = None
     smallest: Callable[[Mapping[str, Any]], tuple[int, int]] | None = None
     in_order: bool = True
+    shared_positions: int = 0
     from_config: Mapping[str, str] = field(default_factory=dict)
     from_processor: Mapping[str, str] = field(default_factory=dict)
     from_tokenizer: Mapping[str, str] = field(default_factory=dict)
@@ -209,6 +211,8 @@ class CheckpointSpec:
         llm: key of config.json that holds the LLM's config; "" = config.json itself.
         hidden_size: key of the LLM's hidden size in it.
         rows: key of config.json that states the rows per image; "" = from the vision tower's patches.
+        more_rows: rows of an image besides those of its patches.
+        other_model: key of config.json that only another model of the same architecture's name has.
         squash: the image processor's config states a short edge, but the model squashes images to that square.
         archive: name of the NeMo archive that is the checkpoint; "" = a folder as Hugging Face writes it.
         projector: name of another archive that has the vision side; "" = it is in the checkpoint.
@@ -219,6 +223,8 @@ class CheckpointSpec:
     llm: str = "text_config"
     hidden_size: str = "hidden_size"
     rows: str = ""
+    more_rows: int = 0
+    other_model: str = ""
     squash: bool = False
     archive: str = ""
     projector: str = ""
@@ -235,7 +241,8 @@ class TorchSpec:
         llm_attribute: which attribute of the class that transformers loads is the LLM; "" = itself.
         llm_module: the module beside the LLM step's model.py that loads it.
         prompt_form: the module that makes a request row the model's calls: table_prompt for a decoder that reads the
-            prompt table, encoder_prompt where an encoder reads it, cross_features for a decoder that attends to it.
+            prompt table, encoder_prompt where an encoder reads it, cross_features for a decoder that attends to it,
+            visual_expert for one that reads the table with weights and positions of their own.
     """
 
     vision_module: str
@@ -264,7 +271,7 @@ class ModelSpec:
     Attributes:
         variants: the first one is what the bare model name means.
         engine_model_types: `builder_config.model_type` values of its vision engine.
-        checkpoint_model_types: `model_type` values of its config.json.
+        checkpoint_model_types: `model_type` values of its config.json, or its architecture where that has none.
         llm_folder: sub-folder of the checkpoint that holds LLM and tokenizer; "" = the checkpoint itself.
         image_mark: text that marks an image's place.
         image_token: True = the mark is a token of the vocabulary; False = the prompt is split at the mark.
@@ -276,8 +283,10 @@ class ModelSpec:
         max_images: largest number of images in one prompt, None = as many as the limits allow.
         default_images: images per request that default limits are sized for.
         dtype: of the LLM. vision_dtype: of the vision engine's input, until there is an engine that says it.
+        only_dtype: engines of another dtype, or quantized, are refused.
         routes: ways to run the LLM (generator/routes.py), the default first.
         carries: what the vision step gives the LLM: rows for the prompt table, or features to attend to.
+        llm_parameters: of the backend, where the model wants another value than the release's default.
     """
 
     name: str
@@ -299,6 +308,7 @@ class ModelSpec:
     post: PostSpec = PostSpec()
     routes: tuple[str, ...] = ("prompt_table",)
     carries: Literal["prompt_embedding_table", "encoder_input_features"] = "prompt_embedding_table"
+    llm_parameters: Mapping[str, str] = field(default_factory=dict)
     end_text: str = ""
     constant_rows: int = 0
     constants: tuple[str, tuple[str, ...]] = ("", ())
@@ -309,6 +319,7 @@ class ModelSpec:
     default_release: str = "1.2.1"
     dtype: str = "float16"
     vision_dtype: str = "float16"
+    only_dtype: bool = False
 
     @property
     def separate_decoder(self) -> bool:

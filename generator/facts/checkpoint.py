@@ -119,12 +119,12 @@ def _stated(config: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
     return {name: config[key] for name, key in keys.items() if key in config}
 
 
-def patch_rows(vision: dict[str, Any], merge: bool) -> int | None:
+def patch_rows(vision: dict[str, Any], merge: bool = False, more: int = 0) -> int | None:
     size, patch = vision.get("image_size"), vision.get("patch_size")
     if not isinstance(size, int) or not isinstance(patch, int) or patch <= 0:
         return None
     side = size // patch
-    return ((side + 1) // 2) ** 2 if merge else side**2
+    return (((side + 1) // 2) ** 2 if merge else side**2) + more
 
 
 def _weights(folder: Path) -> bool:
@@ -152,13 +152,14 @@ def read(folder: Path, spec: ModelSpec, variant: Variant) -> CheckpointFacts:
     """
     path = folder / "config.json"
     config = jsonfile.read(path, "config.json of the checkpoint", DOWNLOAD)
-    model_type = str(config.get("model_type"))
-    if model_type not in spec.checkpoint_model_types:
+    model_type = str(config.get("model_type") or next(iter(config.get("architectures") or ()), None))
+    if model_type not in spec.checkpoint_model_types or spec.checkpoint.other_model in config:
         raise Refused(
             error(
                 "wrong-checkpoint",
                 f"the checkpoint's model_type is {model_type!r}, {spec.title} has "
-                f"{' or '.join(repr(t) for t in spec.checkpoint_model_types)}",
+                f"{' or '.join(repr(t) for t in spec.checkpoint_model_types)}"
+                + (f" without {spec.checkpoint.other_model}" if spec.checkpoint.other_model in config else ""),
                 path,
                 "give the checkpoint of this model, or another --model (see `gen-repo list`)",
             )
@@ -195,7 +196,7 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
         max_positions=jsonfile.number(text, "max_position_embeddings", path, "the checkpoint"),
         image_token_id=config.get("image_token_index", config.get("image_token_id")),
         pixels=pixels(preprocessor, variant.pixels, fixed=spec.layout.module == "fixed_rows", squash=where.squash),
-        rows_per_image=stated if where.rows else patch_rows(config.get("vision_config") or {}, merge=False),
+        rows_per_image=stated if where.rows else patch_rows(config.get("vision_config") or {}, more=where.more_rows),
         layout=_stated(config, spec.layout.from_config) | _stated(processor, spec.layout.from_processor),
         has_weights=_weights(folder),
         start_token_id=_start(config, where.start, path),

@@ -48,7 +48,7 @@ def places(options: Options, spec: ModelSpec, variant: Variant, release_name: st
     checkpoint_dir = options.hf_model_dir or (Path(archive) if archive else Path("tmp/hf_models") / variant.name)
     own_tokenizer = checkpoint_dir / spec.llm_folder
     if spec.build.tokenizer_source:
-        own_tokenizer = Path("tmp/hf_models") / spec.build.tokenizer_source.split("/")[-1]
+        own_tokenizer = checkpoint_dir.parent / spec.build.tokenizer_source.split("/")[-1]
     return Places(
         checkpoint=checkpoint_dir,
         tokenizer=options.tokenizer_dir or own_tokenizer,

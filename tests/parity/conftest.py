@@ -20,6 +20,7 @@ from tests import photos
 from tests.checkpoints import cached
 from tests.oracle import LlavaOracle, Oracle, VilaOracle
 from tests.oracle.blip2 import Blip2OptOracle, Blip2T5Oracle
+from tests.oracle.cogvlm import CogvlmOracle
 from tests.oracle.fuyu import FuyuOracle
 from tests.oracle.kosmos2 import Kosmos2Oracle
 from tests.oracle.llava_next import LlavaNextOracle
@@ -41,6 +42,7 @@ class Subject:
         marks: whether the text may say where an image goes. raw_marks: whether it must, without the chat template.
         client_pixels: whether a client may send the engine's pixels.
         other_tower: the tiny checkpoint has a tower that torch can run, unlike the variant's own.
+        folder: of the tiny checkpoint's folders, the one that is the model's.
     """
 
     model: str
@@ -52,6 +54,12 @@ class Subject:
     raw_marks: bool = False
     client_pixels: bool = True
     other_tower: bool = False
+    folder: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint."""
+        return cached(self.checkpoint) / self.folder
 
 
 SUBJECTS = {
@@ -60,6 +68,7 @@ SUBJECTS = {
     "blip2-opt": Subject("blip2-opt", "blip2-opt", Blip2OptOracle, (1,), 20, marks=False),
     "blip2-t5": Subject("blip2-t5", "blip2-t5", Blip2T5Oracle, (1,), 20, marks=False),
     "llava-next": Subject("llava-next", "llava-next", LlavaNextOracle, (0, 1), 20, client_pixels=False),
+    "cogvlm": Subject("cogvlm", "cogvlm", CogvlmOracle, (1,), 20, marks=False, folder="cogvlm-chat-hf"),
     "fuyu": Subject("fuyu", "fuyu", FuyuOracle, (1,), 20, marks=False, client_pixels=False),
     "kosmos-2": Subject("kosmos-2", "kosmos-2", Kosmos2Oracle, (1,), 20, marks=False),
     "neva": Subject("neva", "neva", NevaOracle, (1,), 20, marks=False, raw_marks=True),
@@ -69,13 +78,13 @@ SUBJECTS = {
         "vila1.5-40b", "vila-hermes-2", partial(VilaOracle, conversation="hermes-2"), (0, 1, 2), 8, other_tower=True
     ),
 }
-STREAMED = ("llava", "vila", "neva")
+STREAMED = ("llava", "vila", "neva", "cogvlm")
 
 
 def repository(subject: Subject, folder: Path, *, streaming: bool = False) -> Path:
     options = Options(
         model=subject.model,
-        hf_model_dir=cached(subject.checkpoint),
+        hf_model_dir=subject.path,
         runtime="torch",
         output=folder,
         streaming=streaming,
@@ -157,7 +166,7 @@ def _serve(name: str, folder: Path, known: dict[str, Oracle], *, streaming: bool
     subject = SUBJECTS[name]
     where = repository(subject, folder, streaming=streaming)
     if name not in known:
-        known[name] = subject.oracle(cached(subject.checkpoint))
+        known[name] = subject.oracle(subject.path)
     with triton(where) as server:
         yield Served(subject, server.grpc, server.http, where, known[name], cases(subject))
 

@@ -27,7 +27,7 @@ def table_rows(spec: ModelSpec) -> int:
 
 def matching(spec: ModelSpec, folder: Path, **changes: Any) -> list[str]:
     variant = spec.variants[0]
-    vision = engines.vision(folder / "vision", model_type=spec.engine_model_types[0])
+    vision = engines.vision(folder / "vision", model_type=spec.engine_model_types[0], precision=spec.vision_dtype)
     numbers = {
         "vocab_size": variant.vocab_size,
         "hidden_size": variant.hidden_size,

@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# Builds the engines of cogvlm-chat-hf with TensorRT-LLM 1.2.1 and TensorRT 10.14.1.48, then generates this repository again.
+# Made by gen-repo.
+#
+# usage: build_engines.sh [download|convert|llm|vision|generate]...      (default: all, in this order)
+#
+# Run it in nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3:
+# engines run with the TensorRT that built them, on the kind of GPU that they were built on.
+# It needs the examples of that release: run it in examples/models/core/multimodal, or say where they are with
+# TENSORRT_LLM_EXAMPLES=/path/to/examples. What exists is skipped, so it can be run again after a failure.
+#
+# Where it differs from the guide:
+# - The guide's 1280 rows per image are rounded up; the engine gives 1227.
+# - The guide patches visual.py by line numbers, which breaks silently when the file changes; here by its text.
+set -euo pipefail
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+examples=${TENSORRT_LLM_EXAMPLES:-../../..}
+checkpoint=tmp/hf_models/cogvlm-chat-hf
+tokenizer=tmp/hf_models/vicuna-7b-v1.5
+converted=tmp/trt_models/cogvlm-chat-hf
+llm_engine=tmp/trt_engines/cogvlm-chat-hf/bf16/1-gpu/llm
+vision_engine=tmp/trt_engines/cogvlm-chat-hf/bf16/1-gpu/vision
+
+fail() {
+  echo "build_engines.sh: $1" >&2
+  exit 1
+}
+
+# Whether a step's result exists. A step writes to DIRECTORY.part, which becomes DIRECTORY when the step is done.
+made() {
+  if [[ -d $1 ]]; then
+    echo "exists: $1"
+    return 0
+  fi
+  rm -rf "$1.part"
+  mkdir -p "$(dirname "$1")"
+  return 1
+}
+
+example() {
+  [[ -f $examples/$1 ]] || fail "$examples/$1 is missing: run this in the examples' models/core/multimodal folder, or set TENSORRT_LLM_EXAMPLES"
+}
+
+need() {
+  command -v "$1" > /dev/null || fail "$1 is missing: $2; then run this again, what is built is kept"
+}
+
+# 1. Weights.
+download() {
+  if ! made "$checkpoint"; then
+    git lfs version > /dev/null || fail "git-lfs is missing, without which a clone has no weights: apt-get install git-lfs"
+    git clone https://huggingface.co/THUDM/cogvlm-chat-hf "$checkpoint.part"
+    mv "$checkpoint.part" "$checkpoint"
+  fi
+  if ! made "$tokenizer"; then
+    git lfs version > /dev/null || fail "git-lfs is missing, without which a clone has no weights: apt-get install git-lfs"
+    git clone https://huggingface.co/lmsys/vicuna-7b-v1.5 "$tokenizer.part"
+    mv "$tokenizer.part" "$tokenizer"
+  fi
+  # xformers' attention cannot be exported; the class has a plain one as well.
+  if grep -q xops "$checkpoint/visual.py"; then
+    sed -i.orig -e '/^import xformers/d' -e '/xops\.memory_efficient_attention($/,/^ *)$/c\        out = self.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).contiguous()' "$checkpoint/visual.py"
+    ! grep -q xops "$checkpoint/visual.py" || fail "$checkpoint/visual.py still uses xformers: it is another version"
+  fi
+}
+
+# 2. The LLM's checkpoint in TensorRT-LLM's form: bfloat16, quantization none, tp 1 x pp 1.
+convert() {
+  made "$converted" && return
+  example models/contrib/cogvlm/convert_checkpoint.py
+  python3 "$examples/models/contrib/cogvlm/convert_checkpoint.py" \
+    --model_dir "$checkpoint" \
+    --output_dir "$converted.part" \
+    --dtype bfloat16 \
+    --use_prompt_tuning
+  mv "$converted.part" "$converted"
+}
+
+# 3. The LLM's engine, for 8 requests at a time x 1227 rows of the prompt table.
+llm() {
+  made "$llm_engine" && return
+  need trtllm-build "run this where TensorRT-LLM 1.2.1 is installed"
+  trtllm-build \
+    --checkpoint_dir "$converted" \
+    --output_dir "$llm_engine.part" \
+    --gemm_plugin bfloat16 \
+    --gpt_attention_plugin bfloat16 \
+    --remove_input_padding enable \
+    --paged_kv_cache enable \
+    --bert_attention_plugin disable \
+    --moe_plugin disable \
+    --max_beam_width 1 \
+    --max_batch_size 8 \
+    --max_input_len 2251 \
+    --max_seq_len 2763 \
+    --max_num_tokens 8192 \
+    --max_multimodal_len 9816
+  mv "$llm_engine.part" "$llm_engine"
+}
+
+# 4. The vision engine: one call takes the images of all requests that run together.
+vision() {
+  made "$vision_engine" && return
+  example models/core/multimodal/build_multimodal_engine.py
+  python3 "$examples/models/core/multimodal/build_multimodal_engine.py" --model_type cogvlm \
+    --model_path "$checkpoint" \
+    --output_dir "$vision_engine.part" \
+    --max_batch_size 8
+  mv "$vision_engine.part" "$vision_engine"
+}
+
+# 5. This repository again, now from the engines' own numbers.
+generate() {
+  need gen-repo "install it here"
+  gen-repo --model cogvlm-chat-hf \
+    --hf-model-dir "$checkpoint" \
+    --tokenizer-dir "$tokenizer" \
+    --visual-engine-dir "$vision_engine" \
+    --llm-engine-dir "$llm_engine" \
+    --output "$repository" --force \
+    --max-images 1 --max-batch-size 8
+}
+
+steps=("$@")
+if (($# == 0)); then
+  steps=(download convert llm vision generate)
+fi
+for step in "${steps[@]}"; do
+  case $step in
+    download | convert | llm | vision | generate) "$step" ;;
+    *) fail "no step '$step': there are download, convert, llm, vision and generate" ;;
+  esac
+done

@@ -1,0 +1,1 @@
+"""Types of the bindings of the C++ runtime."""
