@@ -62,7 +62,7 @@ def _engine(options: Options, facts: Facts) -> Iterator[Finding]:
     engine = facts.llm_engine
     if engine is None:
         return
-    where = engine.folder / "config.json"
+    where = engine.config
     for option, asked, built in (("--tp", options.tp, engine.tp), ("--pp", options.pp, engine.pp)):
         if asked is not None and asked != built:
             what = f"the LLM engine was built for {option.removeprefix('--')} {built}, {option} asks for {asked}"

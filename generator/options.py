@@ -75,6 +75,7 @@ class Options:
             "--tp": self.tp,
             "--pp": self.pp,
             "--tokenizer": self.tokenizer if self.tokenizer != "hf" else None,
+            "--frame-order": self.frame_order,
             "--name": self.name,
         }
         words = [word for name, value in values.items() if value is not None for word in (name, str(value))]

@@ -192,3 +192,31 @@ def test_cogvlm_vision_code_is_patched_by_its_text(tmp_path: Path) -> None:
     visual.write_text(VISUAL.replace("xops.memory", "xops.fmha.memory"))
     refused = subprocess.run(["bash", str(script), "download"], capture_output=True, cwd=tmp_path, text=True)
     assert refused.returncode == 1 and "is another version" in refused.stderr
+
+
+@pytest.mark.parametrize("release", contract.releases())
+@pytest.mark.parametrize("tp", [1, 2])
+def test_blip2_t5_in_every_release(release: str, tp: int) -> None:
+    """The model's own spec: scripts, folders and flags of the release, and what its quantization says."""
+    options = Options(model="blip2-t5", release=release, max_batch_size=BATCH, tp=tp, working_dir=Path("/nonexistent"))
+    plan, _, _ = decide(options)
+    known = contract.releases().index
+    old, flat = known(release) < known("0.19.0"), known(release) < known("0.20.0")
+    steps = commands(plan)
+    folder = "tmp/trt_engines/blip2-flan-t5-xl/bfloat16" + ("/2-gpu" if tp == 2 else "")
+    assert plan.paths.llm_engine == (folder if old else f"{folder}/llm")
+    convert = steps["convert"][0]
+    assert convert[1] == f"{'..' if flat else '../../..'}/{'' if flat else 'models/core/'}enc_dec/convert_checkpoint.py"
+    assert shell_commands.flags(convert).get("--tp_size", "1") == str(tp)
+    encoder, decoder = built(plan)
+    assert encoder["--max_multimodal_len"] == str(BATCH * 32) and "--max_multimodal_len" not in decoder
+    assert encoder["--max_input_len"] == decoder["--max_encoder_input_len"]
+    assert decoder["--max_input_len"] == "1" and int(decoder["--max_seq_len"]) > 100
+    vision = steps["vision"][0]
+    assert vision[1].endswith("build_visual_engine.py" if old else "build_multimodal_engine.py")
+    assert shell_commands.flags(vision)["--max_batch_size"] == str(BATCH)
+    for quantization in ("int8_wo", "int4_wo", "int4_awq", "fp8", "smoothquant"):
+        _, _, findings = decide(replace(options, quantization=quantization))
+        assert [f.what for f in findings if f.code == "quantization"] == [
+            f"BLIP2-T5 cannot have --quantization {quantization}: TensorRT-LLM quantizes no encoder-decoder models"
+        ]
