@@ -19,6 +19,7 @@ class Options:
     llm_engine_dir: Path | None = None
     tokenizer_dir: Path | None = None
     projector: Path | None = None
+    header_font: Path | None = None
     output: Path | None = None
     runtime: Runtime = "trtllm"
     release: str | None = None
@@ -75,6 +76,7 @@ class Options:
             "--tp": self.tp,
             "--pp": self.pp,
             "--tokenizer": self.tokenizer if self.tokenizer != "hf" else None,
+            "--frame-order": self.frame_order,
             "--name": self.name,
         }
         words = [word for name, value in values.items() if value is not None for word in (name, str(value))]
