@@ -212,6 +212,7 @@ class CheckpointSpec:
         archive: name of the NeMo archive that is the checkpoint; "" = a folder as Hugging Face writes it.
         projector: name of another archive that has the vision side; "" = it is in the checkpoint.
         start: keys that lead to the decoder's start token in config.json; () = the model has no separate decoder.
+        llm_defaults: vocabulary and hidden size where config.json is silent, which are those of its config class.
         llm_types: `model_type` values of the LLM's config, where models of one type differ in it; () = not looked at.
     """
 
@@ -224,6 +225,7 @@ class CheckpointSpec:
     archive: str = ""
     projector: str = ""
     start: tuple[str, ...] = ()
+    llm_defaults: tuple[int, int] = (32000, 4096)
     llm_types: tuple[str, ...] = ()
 
 

@@ -14,10 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import llm_words
 import numpy as np
 import pytest
 import torch
 import triton_python_backend_utils as pb_utils
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.utils import dlpack
 
@@ -220,6 +223,22 @@ def test_bad_words_reach_the_decoder(tmp_path: Path) -> None:
     model.execute([about(0, bad_words_list=np.array([[[2], [1]]], np.int32)), about(1)])
     [call] = calls()
     assert call["bad"].tolist() == [[[2], [1]], [[0], [-1]]] and call["stop"] is None
+
+
+WORDS = st.lists(st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=4), max_size=4), min_size=1)
+
+
+@given(WORDS)
+def test_word_lists_come_back_from_the_contracts_form(rows: list[list[list[int]]]) -> None:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        made = importlib.import_module("enc_dec_calls")._words(rows)
+    finally:
+        sys.path.remove(str(FOLDER))
+    if made is None:
+        assert not any(rows)
+    else:
+        assert [llm_words.parse(words, "words", VOCAB) for words in made] == rows
 
 
 SAMPLED = {"runtime_top_k": one(5), "runtime_top_p": one(0.5, np.float32), "temperature": one(0.25, np.float32)}
