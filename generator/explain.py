@@ -45,6 +45,7 @@ def explain(plan: Plan, facts: Facts) -> str:
         ),
         ("max input length", plan.limits.max_input_len, limits),
         ("max sequence length", plan.limits.max_seq_len, limits),
+        *([("max answer length", plan.limits.max_output_len, limits)] if plan.limits.max_output_len else []),
         (
             "CUDA memory pool",
             f"{plan.cuda_pool_bytes} bytes",

@@ -120,6 +120,7 @@ def decide(
             images = fits
     if spec.encodes_prompt:
         input_len, answer = engine.max_input_len, engine.max_seq_len - 1
+        findings += _answer(options, engine)
         longer = "build the encoder with --max_input_len {0} and the decoder with --max_encoder_input_len {0}"
     else:
         input_len, answer = min(engine.max_input_len, engine.max_seq_len - 1), None
@@ -167,11 +168,17 @@ def _attended(
             what = f"the decoder engine attends to {engine.max_encoder_input_len} rows, {spec.title} gives it {rows}"
             remedy = f"build it with --max_encoder_input_len {rows} (per request, whatever the batch)"
             findings.append(error("encoder-input-too-short", what, engine.config, remedy))
-        if seq_len <= options.max_tokens:
-            what = f"the decoder engine holds {seq_len - 1} tokens of an answer, the default is {options.max_tokens}"
-            remedy = f"build it with --max_seq_len {options.max_tokens + 1} or more, or use a smaller --max-tokens"
-            findings.append(warning("answer-too-short", what, engine.config, remedy))
+        findings += _answer(options, engine)
     return Limits(batch, images, rows, 1, seq_len, options.max_tokens, max_output_len=seq_len - 1), findings
+
+
+def _answer(options: Options, engine: LlmEngineFacts) -> Iterator[Finding]:
+    """Whether a decoder that starts from a token of its own holds an answer of the default length."""
+    room = engine.max_seq_len - 1
+    if room < options.max_tokens:
+        what = f"the decoder engine holds {room} tokens of an answer, the default is {options.max_tokens}"
+        remedy = f"build it with --max_seq_len {options.max_tokens + 1} or more, or use --max-tokens {room}"
+        yield warning("answer-too-short", what, engine.config, remedy)
 
 
 def _batch(batch: int, engine: LlmEngineFacts) -> Iterator[Finding]:

@@ -226,6 +226,7 @@ class CheckpointSpec:
         projector: name of another archive that has the vision side; "" = it is in the checkpoint.
         processor: key of preprocessor_config.json -> the value that the repository is made for.
         start: keys that lead to the decoder's start token in config.json; () = the model has no separate decoder.
+        llm_defaults: vocabulary and hidden size where config.json is silent, which are those of its config class.
         llm_types: `model_type` values of the LLM's config, where models of one type differ in it; () = not looked at.
     """
 
@@ -239,6 +240,7 @@ class CheckpointSpec:
     projector: str = ""
     processor: Mapping[str, Any] = field(default_factory=dict)
     start: tuple[str, ...] = ()
+    llm_defaults: tuple[int, int] = (32000, 4096)
     llm_types: tuple[str, ...] = ()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from generator.facts import jsonfile
 from generator.findings import Refused, error
-from generator.spec import ModelSpec, PixelSpec, Variant
+from generator.spec import CheckpointSpec, ModelSpec, PixelSpec, Variant
 
 DOWNLOAD = "point --hf-model-dir at a complete checkpoint (build_engines.sh downloads it)"
 
@@ -131,10 +131,10 @@ def _weights(folder: Path) -> bool:
     return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
 
 
-def _llm_numbers(llm: dict[str, Any], path: Path, hidden_size: str = "hidden_size") -> tuple[int, int]:
-    """(vocab_size, hidden_size); transformers leaves out values that equal LlamaConfig's defaults."""
-    vocab = jsonfile.number(llm, "vocab_size", path, "the checkpoint") or 32000
-    hidden = jsonfile.number(llm, hidden_size, path, "the checkpoint") or 4096
+def _llm_numbers(llm: dict[str, Any], path: Path, where: CheckpointSpec) -> tuple[int, int]:
+    """(vocab_size, hidden_size); transformers leaves out values that equal the defaults of the config's class."""
+    vocab = jsonfile.number(llm, "vocab_size", path, "the checkpoint") or where.llm_defaults[0]
+    hidden = jsonfile.number(llm, where.hidden_size, path, "the checkpoint") or where.llm_defaults[1]
     return vocab, hidden
 
 
@@ -179,7 +179,7 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
         what = f"the checkpoint's language model is {text.get('model_type')!r}, {spec.title} has {wanted}"
         remedy = "give the checkpoint of this model, or another --model (see `gen-repo list`)"
         raise Refused(error("wrong-checkpoint", what, path, remedy))
-    vocab, hidden = _llm_numbers(text, path, where.hidden_size)
+    vocab, hidden = _llm_numbers(text, path, where)
     stated = jsonfile.number(config, where.rows, path, "the checkpoint") if where.rows else None
     preprocessor = folder / "preprocessor_config.json"
     if not preprocessor.is_file():
@@ -233,7 +233,7 @@ def _with_llm_folder(folder: Path, spec: ModelSpec, variant: Variant, config: di
     llm_folder = folder / spec.llm_folder
     path = llm_folder / "config.json"
     llm = jsonfile.read(path, "config.json of the checkpoint's LLM", DOWNLOAD)
-    vocab, hidden = _llm_numbers(llm, path)
+    vocab, hidden = _llm_numbers(llm, path, spec.checkpoint)
     tower_folder = folder / "vision_tower"
     tower: dict[str, Any] = {}
     if (tower_folder / "config.json").is_file():

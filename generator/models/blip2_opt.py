@@ -46,7 +46,7 @@ SPEC = ModelSpec(
     image_token=False,
     image_prefix="",
     prompt=PromptSpec("sequence_prompt", after=(Piece(text="{text}", special_tokens=True),)),
-    checkpoint=CheckpointSpec(rows="num_query_tokens", llm_types=("opt",)),
+    checkpoint=CheckpointSpec(rows="num_query_tokens", llm_defaults=(50272, 768), llm_types=("opt",)),
     end_text="\n",
     image_required=True,
     torch=TorchSpec("hf_blip2", llm_attribute="language_model"),

@@ -51,6 +51,7 @@ SPEC = ModelSpec(
         hidden_size="d_model",
         rows="num_query_tokens",
         start=("text_config", "decoder_start_token_id"),
+        llm_defaults=(32128, 512),
         llm_types=("t5",),
     ),
     image_required=True,

@@ -173,6 +173,38 @@ def test_every_engine_config_states_an_encoder_length(tmp_path: Path) -> None:
     assert facts.llm_engine(engines.attending(tmp_path / "b")).max_encoder_input_len == 924
 
 
+def test_a_short_decoder_holds_less_than_the_default_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = generated(tmp_path, capsys, engines.encoder_decoder(tmp_path / "llm", **T5, max_seq_len=101))
+    assert code == 0
+    [found] = [finding for finding in said["findings"] if finding["code"] == "answer-too-short"]
+    assert "100 tokens of an answer, the default is 128" in found["what"] and "--max-tokens 100" in found["remedy"]
+
+
+def checkpoint(folder: Path, **text: Any) -> list[str]:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "blip-2", "text_config": text}))
+    return ["--hf-model-dir", str(folder)]
+
+
+def test_what_a_checkpoints_config_leaves_out_is_t5s_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = engines.encoder_decoder(tmp_path / "llm", **T5)
+    given = checkpoint(tmp_path / "hf", model_type="t5", d_model=2048)
+    _, said = generated(tmp_path, capsys, engine, *given)
+    assert not {f["code"] for f in said["findings"]} & {"engine-vocabulary", "engine-hidden-size", "other-variant"}
+
+
+@pytest.mark.parametrize(("model", "kind", "wanted"), [("blip2-t5", "opt", "'t5'"), ("blip2-opt", "t5", "'opt'")])
+def test_the_two_blip2_models_are_told_apart_by_their_language_model(
+    model: str, kind: str, wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = checkpoint(tmp_path / "hf", model_type=kind)
+    assert main(["--model", model, "--output", str(tmp_path / "r"), "--json", *given]) == 1
+    [found] = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["code"] == "wrong-checkpoint"]
+    assert f"language model is '{kind}'" in found["what"] and wanted in found["what"]
+
+
 def test_without_engines_the_numbers_are_the_specs() -> None:
     nowhere = Path("/nonexistent")
     known = Facts(Places(nowhere, nowhere, nowhere, nowhere), None, None, None, None)
