@@ -134,6 +134,7 @@ def build_plan(plan: Plan) -> BuildPlan:
         *("--max-images", limits.max_images),
         *("--max-batch-size", limits.max_batch_size),
         *(("--max-tokens", limits.default_max_tokens) if limits.default_max_tokens != Options.max_tokens else ()),
+        *(("--header-font", plan.paths.font) if plan.paths.font else ()),
         *plan.repeated_options,
     ]
     return BuildPlan(

@@ -64,6 +64,7 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--llm-engine-dir", type=Path, metavar="D", help="the LLM engine and its config.json")
     where.add_argument("--tokenizer-dir", type=Path, metavar="D", help="the tokenizer, if not in the checkpoint")
     where.add_argument("--projector", type=Path, metavar="F", help="the vision side, if not in the checkpoint")
+    where.add_argument("--header-font", type=Path, metavar="FILE", help="the font of questions drawn above images")
     where.add_argument("--output", type=Path, metavar="D", help="the repository (default: model_repos/MODEL)")
     what = parser.add_argument_group("what to write")
     what.add_argument("--model", metavar="NAME", help="a model or one of its variants, see `gen-repo list`")
@@ -207,6 +208,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         llm_engine_dir=arguments.llm_engine_dir,
         tokenizer_dir=arguments.tokenizer_dir,
         projector=arguments.projector,
+        header_font=arguments.header_font,
         output=arguments.output,
         runtime=arguments.runtime,
         release=arguments.release,

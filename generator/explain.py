@@ -21,6 +21,10 @@ def explain(plan: Plan, facts: Facts) -> str:
         ("route", plan.route.name, "--route or spec"),
         ("conversation", plan.conversation.name, "spec"),
         ("tokenizer", plan.tokenizer.source if plan.tokenizer else "absent", str(facts.places.tokenizer)),
+        *(
+            [("header font", facts.font.path if facts.font else "absent", plan.spec.media.font)]
+            * bool(plan.spec.media.font)
+        ),
         ("vocabulary", f"{plan.vocab_size}; first image id {plan.vocab_size}", numbers),
         ("hidden size", plan.hidden_size, numbers),
         ("LLM dtype", plan.llm_dtype, "LLM engine" if engine else "spec"),

@@ -34,6 +34,7 @@ def make(plan: Plan, options: Options, files: dict[str, bytes]) -> bytes:
         "pixels": asdict(plan.pixels),
         "tokens": asdict(plan.tokens),
         "tokenizer": plan.tokenizer.digest() if plan.tokenizer else None,
+        "font": plan.font.digest() if plan.font else None,
         "paths": asdict(plan.paths),
     }
     content = {

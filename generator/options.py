@@ -19,6 +19,7 @@ class Options:
     llm_engine_dir: Path | None = None
     tokenizer_dir: Path | None = None
     projector: Path | None = None
+    header_font: Path | None = None
     output: Path | None = None
     runtime: Runtime = "trtllm"
     release: str | None = None

@@ -13,6 +13,7 @@ from typing import Any
 
 from generator import contract, crosscheck, limits, parameters, prompting, quantization, release, routes
 from generator.contract import Contract
+from generator.facts.font import FontFacts
 from generator.facts.gather import Facts
 from generator.facts.tokenizer import TokenizerFacts
 from generator.findings import Finding, error, warning
@@ -35,6 +36,7 @@ class Paths:
     projector: str  # empty where the vision side is part of the checkpoint
     vision_engine: str
     llm_engine: str
+    font: str  # empty where questions are not drawn, or with no font yet
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Plan:
     layout: dict[str, Any]
     tokens: Tokens
     tokenizer: TokenizerFacts | None
+    font: FontFacts | None
     dropped_ids: tuple[int, ...]
     paths: Paths
     vision_batch: int | None
@@ -119,7 +122,7 @@ def route_of(options: Options, spec: ModelSpec, release: str) -> tuple[Route, li
         return ROUTES[spec.routes[0]], [error("unknown-route", what, "--route", f"use --route {spec.routes[0]}")]
     route = ROUTES[name]
     known, findings = contract.releases(), []
-    if known.index(release) < known.index(route.since):
+    if options.runtime == "trtllm" and known.index(release) < known.index(route.since):
         what = f"route {name} needs TensorRT-LLM {route.since} or later, the release is {release}"
         findings.append(error("route-release", what, "--route", f"use --release {known[-1]}, or leave out --route"))
     if options.streaming and not route.streams:
@@ -177,6 +180,9 @@ def release_of(options: Options, spec: ModelSpec, facts: Facts) -> tuple[str, li
 
 def _missing(options: Options, spec: ModelSpec, facts: Facts) -> list[str]:
     missing = []
+    if spec.media.font and facts.font is None:
+        what = f"the font that questions are drawn with ({spec.media.font})"
+        missing.append(f"{what}: give it with --header-font, or put its file into the checkpoint's folder")
     if facts.tokenizer is None:
         own = spec.build.tokenizer_source
         missing.append(
@@ -213,6 +219,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     hidden_size = llm.hidden_size if llm else checkpoint.hidden_size if checkpoint else variant.hidden_size
     llm_dtype = llm.dtype if llm else spec.dtype  # not the checkpoint's: the guide converts to its own choice
     layout = prompting.layout(options, spec, facts)
+    vision_dtype = spec.misstated_precision.get(vision.dtype, vision.dtype) if vision else spec.vision_dtype
     decided, more = limits.decide(options, spec, variant, facts, rows, layout)
     findings += more
     entries = spec.layout.largest(layout)[0] if spec.layout.largest else 1
@@ -267,13 +274,14 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         hidden_size=hidden_size,
         rows_per_image=rows,
         llm_dtype=llm_dtype if llm_dtype in TRITON_TYPE else spec.dtype,
-        vision_dtype=vision.dtype if vision and vision.dtype in TRITON_TYPE else spec.vision_dtype,
+        vision_dtype=vision_dtype if vision_dtype in TRITON_TYPE else spec.vision_dtype,
         pixels=(checkpoint and checkpoint.pixels) or variant.pixels,
         conversation=variant.conversation,
         prompt=prompting.prompt(spec, variant, facts, tokens),
         layout=layout,
         tokens=tokens,
         tokenizer=facts.tokenizer,
+        font=facts.font,
         dropped_ids=prompting.dropped_ids(variant, facts),
         paths=Paths(
             checkpoint=map_path(facts.places.checkpoint, options.path_map),
@@ -283,6 +291,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
                 vision.file if vision else facts.places.vision_engine / "model.engine", options.path_map
             ),
             llm_engine=map_path(facts.places.llm_engine, options.path_map),
+            font=map_path(facts.font.path, options.path_map) if facts.font else "",
         ),
         vision_batch=vision.max_batch_size if vision else None,
         tp=tp,

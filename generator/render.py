@@ -124,6 +124,8 @@ def _step_files(env: jinja2.Environment, root: Path, plan: Plan, role: str) -> F
         files["1/.gitkeep"] = b""  # Triton wants a version folder; this model has no files in it
     if role in NEED_TOKENIZER and plan.tokenizer:
         files[f"1/{plan.spec.tokenizer.file}"] = plan.tokenizer.content
+    if role == "preprocessing" and plan.font:
+        files[f"1/{settings.FONT_FILE}"] = plan.font.content
     return files
 
 

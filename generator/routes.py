@@ -43,7 +43,6 @@ class Route:
 
 
 EXECUTOR_PARAMETERS = (
-    "gpt_model_path",
     "max_beam_width",
     "max_tokens_in_paged_kv_cache",
     "max_attention_window_size",

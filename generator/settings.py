@@ -11,6 +11,7 @@ from generator.routes import TABLE
 
 FRONT_THREADS = 64
 NUMBERS = {"bfloat16": "bfloat16"}  # dtype of pixels that numpy lacks -> the module that has it
+FONT_FILE = "header_font.ttf"
 
 
 def _tokenizer(plan: Plan) -> dict[str, Any]:
@@ -24,6 +25,12 @@ def _tokenizer(plan: Plan) -> dict[str, Any]:
 def _decoding_tokenizer(plan: Plan) -> dict[str, Any]:
     replacements = plan.tokenizer.replacements if plan.tokenizer else ()
     return _tokenizer(plan) | ({"replacements": [list(pair) for pair in replacements]} if replacements else {})
+
+
+def _media(plan: Plan) -> dict[str, Any]:
+    media = plan.spec.media
+    drawn = {"font": FONT_FILE, "default_text": media.default_text} if media.font else {}
+    return {"module": media.module, "needed": media.needed, "input": media.input, "noun": media.noun, **drawn}
 
 
 def preprocessing(plan: Plan) -> dict[str, Any]:
@@ -49,12 +56,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "module": NUMBERS.get(plan.vision_dtype, "numpy_numbers"),
         },
         "layout": plan.layout,
-        "media": {
-            "module": plan.spec.media.module,
-            "needed": plan.spec.media.needed,
-            "input": plan.spec.media.input,
-            "noun": plan.spec.media.noun,
-        },
+        "media": _media(plan),
         "rows_per_image": plan.rows_per_image,
         "constant_rows": plan.spec.constant_rows,
         "release": {
@@ -203,7 +205,13 @@ def trtllm_executor(plan: Plan) -> dict[str, Any]:
         "min_tokens": plan.contract.min_tokens,
         "seed": plan.contract.seed,
     }
-    return {"model": plan.variant.name, **_llm_numbers(plan), "rows_per_image": plan.rows_per_image, "names": names}
+    return {
+        "model": plan.variant.name,
+        "engine": plan.paths.llm_engine,
+        **_llm_numbers(plan),
+        "rows_per_image": plan.rows_per_image,
+        "names": names,
+    }
 
 
 def trtllm_vision_encoder(plan: Plan) -> dict[str, Any]:

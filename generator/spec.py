@@ -25,16 +25,16 @@ class PixelSpec:
         steps: geometric steps in order, on uint8 pixels: ("resize_shortest", n), ("resize", height, width),
             ("center_crop", height, width), ("pad_square", r, g, b), ("on_white",) for a PNG's transparent colour,
             which transformers' processors paint white when they convert to RGB.
-        shape: (channels, height, width) after the steps.
-        mean, std: per channel, of values rescaled to 0..1.
+        shape: of one entry of the engine's input; after the steps (channels, height, width).
+        mean, std: per channel, of values rescaled to 0..1; () where each image is standardized by its own.
         resample: Pillow's filter number (3 = bicubic).
         rescale_factor: applied before mean and std.
     """
 
     steps: tuple[PixelStep, ...]
-    shape: tuple[int, int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     resample: int = 3
     rescale_factor: float = 1 / 255
 
@@ -135,6 +135,8 @@ class MediaSpec:
         file, question: an example.
         as_uri: whether a data URI may hold it.
         limits: fields of Limits that bound one of it.
+        font: the font that the model was trained with, where headed_images draws the request's text above its image.
+        default_text: what is drawn for a request without text.
     """
 
     module: str = "images"
@@ -145,6 +147,8 @@ class MediaSpec:
     question: str = "What is in the picture?"
     as_uri: bool = True
     limits: tuple[str, ...] = ("max_image_bytes", "max_image_pixels")
+    font: str = ""
+    default_text: str = ""
 
 
 VIDEO = MediaSpec(
@@ -197,10 +201,14 @@ class PostSpec:
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """Which file serving tokenizes with, and the module of templates/shared/ that reads it."""
+    """Which file serving tokenizes with, and the module of templates/shared/ that reads it.
+
+    `spelled`: tokens that the tokenizer only spells out, and what they stand for.
+    """
 
     file: str = "tokenizer.json"
     module: str = "tokenizers_text"
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,6 +224,7 @@ class CheckpointSpec:
         squash: the image processor's config states a short edge, but the model squashes images to that square.
         archive: name of the NeMo archive that is the checkpoint; "" = a folder as Hugging Face writes it.
         projector: name of another archive that has the vision side; "" = it is in the checkpoint.
+        processor: key of preprocessor_config.json -> the value that the repository is made for.
         start: keys that lead to the decoder's start token in config.json; () = the model has no separate decoder.
         llm_types: `model_type` values of the LLM's config, where models of one type differ in it; () = not looked at.
     """
@@ -228,6 +237,7 @@ class CheckpointSpec:
     squash: bool = False
     archive: str = ""
     projector: str = ""
+    processor: Mapping[str, Any] = field(default_factory=dict)
     start: tuple[str, ...] = ()
     llm_types: tuple[str, ...] = ()
 
@@ -284,6 +294,7 @@ class ModelSpec:
         default_images: images per request that default limits are sized for.
         dtype: of the LLM. vision_dtype: of the vision engine's input, until there is an engine that says it.
         only_dtype: engines of another dtype, or quantized, are refused.
+        misstated_precision: what the vision engine's config.json wrongly says -> what the engine is.
         routes: ways to run the LLM (generator/routes.py), the default first.
         carries: what the vision step gives the LLM: rows for the prompt table, or features to attend to.
         llm_parameters: of the backend, where the model wants another value than the release's default.
@@ -320,6 +331,7 @@ class ModelSpec:
     dtype: str = "float16"
     vision_dtype: str = "float16"
     only_dtype: bool = False
+    misstated_precision: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def separate_decoder(self) -> bool:

@@ -70,6 +70,10 @@ def _settings(code: Path) -> list[Finding]:
     if isinstance(tokenizer, dict) and not (code / str(tokenizer.get("file"))).is_file():
         what = f"not servable yet: the step's {tokenizer.get('file')} is missing"
         findings.append(warning("not-servable-yet", what, code, "generate again with --hf-model-dir"))
+    media = values.get("media")
+    if isinstance(media, dict) and "font" in media and not (code / str(media["font"])).is_file():
+        what = f"not servable yet: the font of questions, {media['font']}, is missing"
+        findings.append(warning("not-servable-yet", what, code, "generate again with --header-font"))
     for key in ("checkpoint", "engine"):
         if key in values and not Path(str(values[key])).exists():
             what = f"not servable here: {values[key]!r} does not exist on this machine"

@@ -77,7 +77,7 @@ def pixels(
         squash: the config's short edge is meant as a square.
         squash_first, pad_square: what the model's own code does to the image before that processor sees it.
     """
-    if not path.is_file():
+    if not path.is_file() or not known.mean:
         return None
     config = jsonfile.read(path, "preprocessor_config.json", DOWNLOAD)
     config = config.get("image_processor", config)  # processor_config.json of transformers 5 nests it
@@ -187,6 +187,7 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
     processor: dict[str, Any] = {}
     if spec.layout.from_processor and preprocessor.is_file():
         processor = jsonfile.read(preprocessor, "preprocessor_config.json", DOWNLOAD)
+    _check_processor(preprocessor, spec)
     return CheckpointFacts(
         path=folder,
         llm_config=path,
@@ -202,6 +203,18 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
         start_token_id=_start(config, where.start, path),
         num_heads=heads(text),
     )
+
+
+def _check_processor(path: Path, spec: ModelSpec) -> None:
+    """Raises Refused when the image processor is set up differently from what the repository is made for."""
+    if not spec.checkpoint.processor or not path.is_file():
+        return
+    config = jsonfile.read(path, "preprocessor_config.json", DOWNLOAD)
+    config = config.get("image_processor", config)
+    for key, wanted in spec.checkpoint.processor.items():
+        if config.get(key) != wanted:
+            what = f"{key} of preprocessor_config.json is {config.get(key)!r}, {spec.title} is served with {wanted!r}"
+            raise Refused(error("processor-differs", what, path, DOWNLOAD))
 
 
 def _start(config: dict[str, Any], keys: tuple[str, ...], path: Path) -> int | None:

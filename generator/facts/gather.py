@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generator import folders, release
-from generator.facts import checkpoint, engines, nemo, tokenizer
+from generator.facts import checkpoint, engines, font, nemo, tokenizer
 from generator.facts.checkpoint import CheckpointFacts
 from generator.facts.engines import LlmEngineFacts, VisionEngineFacts
+from generator.facts.font import FontFacts
 from generator.facts.tokenizer import TokenizerFacts
 from generator.findings import Finding, Refused, error, warning
 from generator.options import Options
@@ -36,6 +37,7 @@ class Facts:
     vision_engine: VisionEngineFacts | None
     llm_engine: LlmEngineFacts | None
     projector: Path | None = None
+    font: FontFacts | None = None
 
 
 def places(options: Options, spec: ModelSpec, variant: Variant, release_name: str) -> Places:
@@ -90,6 +92,9 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
     if options.projector and not spec.checkpoint.projector:
         what = f"the vision side of {spec.title} is part of its checkpoint"
         findings.append(error("no-projector", what, "--projector", "leave it out"))
+    if options.header_font and not spec.media.font:
+        what = f"{spec.title} draws no text into its images"
+        findings.append(error("no-header-font", what, "--header-font", "leave it out"))
     tokenizer_dir = wanted(options.tokenizer_dir, where.tokenizer, "--tokenizer-dir")
 
     found_checkpoint: CheckpointFacts | None = None
@@ -106,6 +111,12 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
     except Refused as refused:
         if refused.exit_code != 1:
             raise
+        findings.extend(refused.findings)
+    found_font: FontFacts | None = None
+    try:
+        if spec.media.font:
+            found_font = _font(options, checkpoint_dir)
+    except Refused as refused:
         findings.extend(refused.findings)
     try:
         if vision_dir:
@@ -124,6 +135,7 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
             else:
                 found_tokenizer, more = tokenizer.read(tokenizer_dir, options.tokenizer, spec.image_mark)
                 findings.extend(more)
+                found_tokenizer = found_tokenizer.respelled(spec.tokenizer.spelled)
         except Refused as refused:
             if refused.exit_code != 1:
                 raise
@@ -144,5 +156,14 @@ def gather(options: Options, spec: ModelSpec, variant: Variant) -> tuple[Facts, 
         vision_engine=found_vision,
         llm_engine=found_llm,
         projector=projector or None,
+        font=found_font,
     )
     return facts, findings
+
+
+def _font(options: Options, checkpoint_dir: Path | None) -> FontFacts | None:
+    """The user's font, else the one in the checkpoint."""
+    if options.header_font:
+        return font.read((options.working_dir / options.header_font).absolute())
+    own = font.find(checkpoint_dir) if checkpoint_dir else None
+    return font.read(own) if own else None

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -110,6 +111,10 @@ class TokenizerFacts:
         """The id of one token by its name, None when there is no such token."""
         found: int | None = self._loaded().token_to_id(token)
         return found
+
+    def respelled(self, spelled: Mapping[str, str]) -> TokenizerFacts:
+        """The same tokenizer, in whose texts these tokens are what they stand for."""
+        return replace(self, replacements=(*self.replacements, *spelled.items()))
 
     def _loaded(self) -> Any:
         from tokenizers import Tokenizer

@@ -17,12 +17,13 @@ from functools import partial
 from pathlib import Path
 
 from tests import vocabularies
-from tests.checkpoints import blip2, cogvlm, common, fuyu, kosmos2, llava, neva, phi3_vision, vila
+from tests.checkpoints import blip2, cogvlm, common, deplot, fuyu, kosmos2, llava, neva, phi3_vision, vila
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "blip2-opt": blip2.make_opt,
     "blip2-t5": blip2.make_t5,
     "cogvlm": cogvlm.make,
+    "deplot": deplot.make,
     "fuyu": fuyu.make,
     "kosmos-2": kosmos2.make,
     "llava": llava.make_1_5,

@@ -19,7 +19,10 @@ PROJECT = ROOT.parent
 ALLOWED = {"numpy", "PIL", "triton_python_backend_utils", "av"}
 LIBRARY = {"tokenizers_text": "tokenizers", "sentencepiece_text": "sentencepiece"}
 # Unit tests of the serving code that use no other package than these.
-DIRECT = ("test_prompt", "test_images", "test_fetch", "test_pixels", "test_preprocessing", "test_postprocessing")
+DIRECT = (
+    "test_prompt", "test_images", "test_fetch", "test_pixels", "test_preprocessing", "test_postprocessing",
+    "test_flattened_patches", "test_table_text",
+)  # fmt: skip
 PACKAGES = ("numpy>=2", "pillow", "tokenizers", "pytest", "hypothesis")
 
 

@@ -82,8 +82,8 @@ class TritonPythonModel:
             key = request.request_id()
             if "stop" in tensors:
                 self.note("stop", id=key)
-                if key in self.running:
-                    self.running[key].set()
+                if stopped := self.running.get(key):  # it may end at any time
+                    stopped.set()
                 sender.send(flags=FINAL)
                 continue
             self.running[key] = threading.Event()

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,8 @@ from tests.server.front_repository import (
 )
 from tests.server.harness import triton
 
-# These tests hold a server to times of a few hundred milliseconds; a busy machine may miss one now and then.
+# These tests hold a server to times of a few hundred milliseconds; a busy machine may miss one now and then. It may also
+# keep a Python step from running for a second: then Triton takes it for dead, loses its answers and may end itself.
 pytestmark = pytest.mark.flaky(reruns=2)
 
 TEXT = "  Two spaces, an emoji 😀👩‍👧, 日本語 and naïve é. "
@@ -137,11 +139,31 @@ class Served:
         raise AssertionError("the front's process is not there")
 
 
+class Keeper(ExitStack):
+    """Serves a repository, again when its server has ended."""
+
+    def __init__(self, repository: Path) -> None:
+        super().__init__()
+        self.repository = repository
+        self.server: Server | None = None
+
+    def serve(self) -> Served:
+        if self.server is None or self.server.process.poll() is not None:
+            self.close()
+            (self.repository / "tensorrt_llm" / "notes").unlink(missing_ok=True)
+            self.server = self.enter_context(triton(self.repository))
+        return Served(self.server, self.repository)
+
+
 @pytest.fixture(scope="module", params=["float16", "bfloat16"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    repository = build(tmp_path_factory.mktemp("repository"), request.param)
-    with triton(repository) as server:
-        yield Served(server, repository)
+def keeper(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
+    with Keeper(build(tmp_path_factory.mktemp("repository"), request.param)) as keeper:
+        yield keeper
+
+
+@pytest.fixture
+def served(keeper: Keeper) -> Served:
+    return keeper.serve()
 
 
 def test_stream_equals_whole_answer(served: Served) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from functools import cache
 from typing import Any
 
@@ -111,6 +112,17 @@ def test_every_kind_of_box(first: int) -> None:
         assert ours(text) == truth(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["<" * 4000, "<phrase>" * 2000, "<object><patch_index_0001><patch_index_0002></object>" * 500, "<object>" * 2000],
+)
+def test_the_longest_answers_take_no_time(text: str) -> None:
+    """Of 2048 tokens, whatever they are."""
+    start = time.process_time()
+    read(text)
+    assert time.process_time() - start < 1
+
+
 def test_numbers_beyond_all_floats_are_no_place() -> None:
     digits = "9" * 5000
     text = f"x<object><patch_index_{digits}><patch_index_1></object>"
@@ -144,4 +156,5 @@ def test_ids_to_texts() -> None:
     assert [tuple(e.values()) for e in json.loads(texts["entities"])] == [
         (name, start, end, [list(box) for box in boxes]) for name, (start, end), boxes in entities
     ]
+    assert Texts({"skip_special_tokens": True}, tokenizer()).of(ids, ["text_output"]).keys() == {"text_output"}
     assert [set(e) for e in json.loads(texts["entities"])] == [{"phrase", "start", "end", "boxes"}] * 2

@@ -448,8 +448,8 @@ def test_a_parameter_of_another_kind_is_named(load: Load, name: str, value: str)
 
 
 def test_loading_names_what_is_missing(load: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no engine: run the repository's build_engines.sh"):
-        load(parameters={"gpt_model_path": str(tmp_path / "nowhere")})
+    with pytest.raises(ValueError, match="/nowhere' holds no engine: run the repository's build_engines.sh"):
+        load(path_map=((str(tmp_path / "engine"), "/nowhere"),))
     monkeypatch.setenv("TRTLLM_ORCHESTRATOR", "1")
     with pytest.raises(ValueError, match="launch.sh"):
         load(force=True)

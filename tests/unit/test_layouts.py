@@ -8,17 +8,22 @@ import numpy as np
 import pytest
 import torch
 from anyres_tiles import ImageLayout as AnyresTiles
+from flattened_patches import ImageLayout as FlattenedPatches
 from hd_tiles import ImageLayout as HdTiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from patch_grid import ImageLayout as PatchGrid
+from PIL import Image
 from placement import TOKEN
 from tensors import RequestError
 from transformers import LlavaNextConfig, LlavaNextModel
+from transformers.image_utils import SizeDict
 from transformers.models.fuyu.image_processing_pil_fuyu import FuyuImageProcessorPil
+from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
 
 from generator.models import specs
+from tests import charts
 from tests.oracle.phi3_vision import arrange, hd_transform
 from tests.unit import serving
 
@@ -43,6 +48,7 @@ def layout_settings(model: str) -> Any:
 ANYRES = AnyresTiles(layout_settings("llava-next"))
 HD = HdTiles(layout_settings("phi-3-vision"))
 GRID = PatchGrid(layout_settings("fuyu"))
+PATCHES = FlattenedPatches(layout_settings("deplot"))
 GRIDS = [list(grid) for grid in specs()["llava-next"].layout.settings["grids"]]
 
 
@@ -139,8 +145,6 @@ def test_patches_are_those_of_transformers(size: tuple[int, int]) -> None:
 
 
 def processor_size() -> Any:
-    from transformers.image_utils import SizeDict
-
     return SizeDict(height=1080, width=1920)
 
 
@@ -160,3 +164,37 @@ def test_no_image_exceeds_the_numbers_that_limits_are_computed_from(model: str) 
                 continue
     assert max(p.shape[0] for p in placed) == entries
     assert max(len(p.sequence) for p in placed) == tokens
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(st.integers(1, 700), st.integers(1, 700)))
+def test_as_many_patches_as_transformers_finds_room_for(size: tuple[int, int]) -> None:
+    width, height = size
+    processor = Pix2StructImageProcessorPil()
+    zeros = np.zeros((3, height, width), np.float32)
+    truth = processor.extract_flattened_patches(zeros, 2048, SizeDict(height=16, width=16))
+    placed = PATCHES.place(*size)
+    assert placed.shape == (1, *truth.shape) and len(placed.sequence) == 0
+    assert placed.rows == int((truth[:, 0] > 0).sum())
+    drawn = np.zeros(placed.shape, PATCHES.dtype)
+    PATCHES.draw(Image.new("RGB", size, "#123456"), drawn)
+    np.testing.assert_array_equal(drawn[0, :, :2], truth[:, :2])
+
+
+@pytest.mark.parametrize("number", range(0, charts.COUNT, 3))
+def test_pixels_of_patches_are_those_of_transformers(number: int) -> None:
+    """To the last bit here, within what torch's kernels differ by anywhere."""
+    image = charts.drawn(number, *charts.SIZES[number % len(charts.SIZES)])
+    made = Pix2StructImageProcessorPil(is_vqa=False)(image, return_tensors="np")
+    truth, mask = made["flattened_patches"].astype(np.float16), made["attention_mask"][0]
+    placed = PATCHES.place(*image.size)
+    assert mask.tolist() == [1.0] * placed.rows + [0.0] * (len(mask) - placed.rows)
+    drawn = np.zeros(placed.shape, PATCHES.dtype)
+    PATCHES.draw(image, drawn)
+    np.testing.assert_array_max_ulp(drawn, truth, maxulp=1, dtype=np.float16)
+    assert (drawn != truth).mean() <= 1e-4
+
+
+def test_the_longest_images_have_a_line_of_patches() -> None:
+    assert PATCHES.place(100_000, 1).rows == PATCHES.place(1, 100_000).rows == 2048
+    assert PATCHES.place(1, 1).rows == 45 * 45

@@ -10,7 +10,7 @@ from generator.options import Options
 
 # Said by the script through the plan's paths and limits, or not part of what is generated.
 ELSEWHERE = {"model", "hf_model_dir", "visual_engine_dir", "llm_engine_dir", "tokenizer_dir", "projector", "output"}
-ELSEWHERE |= {"max_batch_size", "max_images", "max_tokens", "path_map", "force", "working_dir"}
+ELSEWHERE |= {"header_font", "max_batch_size", "max_images", "max_tokens", "path_map", "force", "working_dir"}
 TRTLLM_ONLY = {"runtime"}  # the script exists for one runtime
 VALUES: dict[str, Any] = {
     "streaming": True,
@@ -40,6 +40,7 @@ def test_every_option_that_shapes_the_files_is_in_the_manifest() -> None:
             "llm_engine_dir",
             "tokenizer_dir",
             "projector",
+            "header_font",
             "output",
         }:
             continue  # facts of the run, named by the manifest's paths

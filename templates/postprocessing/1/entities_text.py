@@ -45,6 +45,8 @@ class Texts:
     def of(self, ids: list[int], wanted: Collection[str]) -> dict[str, str]:
         """text_output with all tags; clean_text without; entities: a JSON list of objects, see Entity."""
         texts = self._plain.of(ids, wanted)
+        if not {"clean_text", "entities"}.intersection(wanted):
+            return texts
         clean, found = read(texts["text_output"])
         entities = json.dumps([entity._asdict() for entity in found], ensure_ascii=False)
         return texts | {"clean_text": clean, "entities": entities}

@@ -37,6 +37,9 @@ class Media(TypedDict):
     needed: str  # for messages: what a request needs, an input that takes it, and what it is called
     input: str
     noun: str
+    # of headed_images
+    font: str  # its file beside this one
+    default_text: str  # drawn where a request has no text
 
 
 class Pixels(TypedDict):
@@ -47,7 +50,7 @@ class Pixels(TypedDict):
     rescale_factor: float
     mean: list[float]
     std: list[float]
-    shape: list[int]  # channels, height, width
+    shape: list[int]  # of one entry: channels, height, width, or as the layout has it
     dtype: str  # float16, bfloat16 or float32
     module: str  # numpy_numbers or bfloat16: arrays and tensors of that dtype
 

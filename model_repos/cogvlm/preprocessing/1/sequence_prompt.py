@@ -29,7 +29,6 @@ class PromptBuilder(Prompts):
             raise RequestError(f"{mark} in the text: this model's {noun} has its fixed place, leave the mark out")
         if images > 1:
             raise RequestError(f"{images} {noun}s: this model takes one per prompt, send one request per {noun}")
-        self.check_characters(text)
         before, after = (self._ids(self.settings[part], text) for part in ("before", "after"))
         return [before, after] if images else [before + after]
 
@@ -40,6 +39,8 @@ class PromptBuilder(Prompts):
                 ids += piece["ids"]
             else:
                 start, place, end = piece["text"].partition("{text}")
+                if place:
+                    self.check_characters(text)
                 filled = (text.strip() if piece["strip"] else text) if place else ""
                 ids += self.encode(start + filled + end, piece["special_tokens"])
         return ids

@@ -50,8 +50,8 @@ def policy(value: str) -> Any:
     }[value]
 
 
-def load(parameters: Parameters) -> trtllm.Executor:
-    """The executor of the engine in the folder gpt_model_path, on every rank that the engine has.
+def load(engine: str, parameters: Parameters) -> trtllm.Executor:
+    """The executor of the engine in the folder `engine`, on every rank that it was built for.
 
     Blocks of the key-value cache are not shared and a prompt is read whole: neither knows of positions other than those
     that count tokens. Raises ValueError for a parameter that is not understood, an engine that is not there, and for
@@ -59,7 +59,6 @@ def load(parameters: Parameters) -> trtllm.Executor:
     """
     if os.environ.get("TRTLLM_ORCHESTRATOR", "0") == "1":
         raise ValueError("TRTLLM_ORCHESTRATOR is 1: this step runs one process per rank, start it with launch.sh")
-    engine = parameters.get("gpt_model_path", str) or ""
     if not Path(engine, "config.json").is_file():
         raise ValueError(
             f"{engine!r} holds no engine: run the repository's build_engines.sh, or generate it again with "

@@ -49,7 +49,7 @@ class TritonPythonModel:
             remedy="leave it out",
         )
         self.calls = Calls(settings)
-        executor = executor_loading.load(parameters)
+        executor = executor_loading.load(settings["engine"], parameters)
         self.in_flight: InFlight | None = None
         if executor.can_enqueue_requests():
             period = parameters.get("cancellation_check_period_ms", int) or CANCELLATION_MS
