@@ -27,7 +27,7 @@ class Route:
         reuses_kv_cache: whether equal prefixes, images included, may share KV blocks.
         own_code: the step is a Python model of the repository, not the C++ backend.
         experimental: nobody upstream runs these models so.
-        parameters: those of the backend's that the step reads, too; () = it is the backend, or reads none.
+        parameters: those of the backend's that the step reads, too; () = it is the backend.
     """
 
     name: str
@@ -68,7 +68,15 @@ ROUTES = {
         Route("prompt_table", reuses_kv_cache=True),
         # With several rows the backend would cut the features to the length of input_ids.
         Route("encoder_features", since="0.15.0", batches=False, experimental=True),
-        Route("python_enc_dec", "python_enc_dec", streams=False, batches=False, paged_kv_cache=False, own_code=True),
+        Route(
+            "python_enc_dec",
+            "python_enc_dec",
+            streams=False,
+            batches=False,
+            paged_kv_cache=False,
+            own_code=True,
+            parameters=("max_beam_width",),
+        ),
         # The executor batches prompts with positions of their own from 0.13.0 on.
         Route("python_executor", "python_executor", since="0.13.0", own_code=True, parameters=EXECUTOR_PARAMETERS),
     )

@@ -13,6 +13,7 @@ from generator.generate import decide, files
 from generator.models import specs
 from generator.options import Options
 from generator.parameters import DECIDED
+from generator.routes import ROUTES
 from tests import engines
 
 NOWHERE = Path("/nonexistent")
@@ -161,5 +162,20 @@ def test_the_last_step_of_the_script_repeats_what_was_asked() -> None:
 def test_chunked_context_is_refused_where_rows_are_picked_out_of_order(model: str) -> None:
     spec = specs()[model]
     _, findings = asked({"enable_chunked_context": "true"}, model=model)
-    fine = spec.layout.in_order and spec.carries == "prompt_embedding_table"
-    assert [f.code for f in findings if f.level == "error"] == ([] if fine else ["bad-pair"])
+    unread = ROUTES[spec.routes[0]].parameters
+    wanted = ["unknown-set"] if unread else [] if spec.layout.in_order else ["bad-pair"]
+    assert [f.code for f in findings if f.level == "error"] == wanted
+
+
+@pytest.mark.parametrize("model", [name for name, spec in specs().items() if ROUTES[spec.routes[0]].parameters])
+def test_steps_of_our_own_take_the_parameters_that_they_read(model: str) -> None:
+    route = ROUTES[specs()[model].routes[0]]
+    known = contract.contract(specs()[model].default_release).parameters
+    for name, parameter in known.items():
+        if name in DECIDED:
+            continue
+        value = parameter.choices[-1] if parameter.choices else VALUES[parameter.type]
+        decided, findings = asked({name: value}, model=model)
+        refused = [f.what for f in findings if f.code == "unknown-set"]
+        assert bool(refused) == (name not in route.parameters), name
+        assert refused or decided[name] == value
