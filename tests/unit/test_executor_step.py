@@ -20,7 +20,6 @@ import torch
 import triton_python_backend_utils as pb_utils
 from google.protobuf import json_format, text_format
 from tensorrt_llm.bindings import executor as trtllm
-from torch.utils import dlpack
 from tritonclient.grpc import model_config_pb2
 
 from generator.generate import generate
@@ -28,62 +27,22 @@ from generator.options import Options
 from tests import engines
 from tests.checkpoints import cogvlm
 from tests.oracle.cogvlm import CogvlmOracle
-from tests.unit import serving
+from tests.unit.executor_requests import (
+    HIDDEN,
+    PLACES,
+    PROMPT,
+    ROWS,
+    SIDE,
+    TEXT,
+    TOKENS,
+    VOCAB,
+    ids,
+    request,
+    run,
+    table,
+)
 
-SIDE, ROWS, VOCAB, HIDDEN = 42, 11, 1024, 64  # nine patches between their two rows
-TOKENS = 6
-FINAL = 1
 MODULES = ("executor_calls", "executor_loading", "in_flight")
-
-
-class Tensor(pb_utils.Tensor):
-    """A tensor that is passed on by DLPack, as every bf16 one must be."""
-
-    def __init__(self, name: str, tensor: torch.Tensor) -> None:
-        self._name, self.tensor = name, tensor
-
-    def to_dlpack(self) -> Any:
-        return dlpack.to_dlpack(self.tensor)
-
-    def as_numpy(self) -> Any:
-        raise AssertionError(f"{self._name} was copied to the host")
-
-
-class Sender:
-    def __init__(self) -> None:
-        self.responses: list[Any] = []
-        self.cancelled = False
-        self.done = threading.Event()
-
-    def send(self, response: Any = None, flags: int = 0) -> None:
-        assert not self.done.is_set(), "sent after the final response"
-        self.responses.append(response)
-        if flags & FINAL:
-            self.done.set()
-
-    def is_cancelled(self) -> bool:
-        return self.cancelled
-
-
-class Request(pb_utils.InferenceRequest):
-    def __init__(self, inputs: Sequence[Any], request_id: str) -> None:
-        super().__init__("step", [], inputs, request_id)
-        self.sender = Sender()
-
-    def requested_output_names(self) -> list[str]:
-        return ["output_ids", "sequence_length"]
-
-    def get_response_sender(self) -> Sender:
-        return self.sender
-
-    def answers(self) -> list[dict[str, Any]]:
-        """The outputs of every response, once the last is there."""
-        assert self.sender.done.wait(30)
-        return [serving.outputs(response) for response in self.sender.responses]
-
-    def message(self) -> str:
-        assert self.sender.done.wait(30)
-        return str(self.sender.responses[-1].error().message())
 
 
 @pytest.fixture(autouse=True)
@@ -166,54 +125,10 @@ def load(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         sys.modules.pop(name, None)
 
 
-def table(seed: int = 0, rows: int = ROWS, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    return torch.randn((1, rows, HIDDEN), generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-TEXT = [300, 17, 555, 902]
-PROMPT = [1, *range(VOCAB, VOCAB + ROWS), *TEXT]
-PLACES = [0, 1, *[2] * 9, 3, 4, 5, 6, 7]
-
-
-def request(
-    *prompts: Sequence[int],
-    tokens: int = TOKENS,
-    tables: torch.Tensor | None = None,
-    request_id: str = "",
-    **more: Any,
-) -> Request:
-    """One request, a row for each prompt, right padded; `more` are further inputs by name."""
-    prompts = prompts or (PROMPT,)
-    longest = max(map(len, prompts))
-    rows = len(prompts)
-    ids = np.array([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], np.int32)
-    values: dict[str, Any] = {
-        "input_ids": ids,
-        "input_lengths": np.array([[len(prompt)] for prompt in prompts], np.int32),
-        "request_output_len": np.full((rows, 1), tokens, np.int32),
-        "end_id": np.full((rows, 1), 2, np.int32),
-        "pad_id": np.zeros((rows, 1), np.int32),
-        **more,
-    }
-    made: list[Any] = [pb_utils.Tensor(name, value) for name, value in values.items()]
-    given = torch.cat([table(row) for row in range(rows)]) if tables is None else tables
-    return Request([*made, Tensor("prompt_embedding_table", given)], request_id)
-
-
 def expected(oracle: CogvlmOracle, row: int = 0, tokens: int = TOKENS, text: Sequence[int] = TEXT) -> list[int]:
     """The oracle's new ids, without the end token."""
     ids = [1, *[oracle.image_id] * ROWS, *text]
     return [token for token in oracle.continuation(ids, table(row).float().numpy(), tokens) if token != 2]
-
-
-def ids(answer: dict[str, Any]) -> list[int]:
-    length = int(answer["sequence_length"][0, 0])
-    found: list[int] = answer["output_ids"][0, 0, :length].tolist()
-    return found
-
-
-def run(model: Any, *requests: Request) -> None:
-    assert model.execute(list(requests)) is None
 
 
 # --- what the executor gets, and what comes back ---

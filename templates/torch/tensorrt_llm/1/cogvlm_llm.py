@@ -151,7 +151,14 @@ class CogvlmLlm(transformers.PreTrainedModel, transformers.GenerationMixin):  # 
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
 
     def prepare_inputs_for_generation(
-        self, input_ids: Any, past_key_values: Any, inputs_embeds: Any, prompt: Any, attention_mask: Any, **_: Any
+        self,
+        input_ids: Any,
+        past_key_values: Any = None,
+        inputs_embeds: Any = None,
+        attention_mask: Any = None,
+        *,
+        prompt: Any,
+        **_: Any,
     ) -> dict[str, Any]:
         """Arguments of the next call. `prompt` has the prompt's positions and experts [1, L]; `input_ids` are new."""
         beams, read = len(input_ids), past_key_values.get_seq_length() if past_key_values is not None else 0
