@@ -120,8 +120,8 @@ def _stated(config: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
 
 
 def patch_rows(vision: dict[str, Any], merge: bool = False, more: int = 0) -> int | None:
-    """Patches of the vision tower's input and `more` rows. After each stage of a Swin tower but the last they are merged
-    two by two, as those of any tower are when `merge`; an odd side is padded."""
+    """Patches of the vision tower's input, and `more` rows. After each stage of a Swin tower but the last they are
+    merged two by two, as those of any tower are when `merge`; an odd side is padded."""
     size, patch, stages = vision.get("image_size"), vision.get("patch_size"), vision.get("depths")
     sides: list[Any] = size if isinstance(size, list) and len(size) == 2 else [size, size]
     if not all(isinstance(side, int) for side in sides) or not isinstance(patch, int) or patch <= 0:

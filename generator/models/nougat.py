@@ -5,7 +5,6 @@ No prompt: the text of a request is not looked at. transformers bans the unknown
 transformers' NougatImageProcessor for pixels, NougatTokenizer for the Markdown.
 """
 
-from generator.special_builds import NOUGAT
 from generator.spec import (
     CheckpointSpec,
     Conversation,
@@ -21,6 +20,7 @@ from generator.spec import (
     TorchSpec,
     Variant,
 )
+from generator.special_builds import NOUGAT
 
 HEIGHT, WIDTH = 896, 672
 PIXELS_PER_ROW = 32  # patches of 4, merged two by two in each of three stages
