@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from generator.server import ServerError
 
 if TYPE_CHECKING:
-    from tritonclient.grpc import InferenceServerClient, InferInput
+    from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 
 TEXT = "text_output"
 FINAL = "triton_final_response"
@@ -60,10 +60,11 @@ def connect(url: str) -> InferenceServerClient:
 def ask(
     url: str,
     model: str,
-    text: str,
+    text: str | None,
     images: Sequence[bytes],
     *,
     videos: Sequence[bytes] = (),
+    output: str = TEXT,
     max_tokens: int | None = None,
     stream: bool = False,
     parameters: Mapping[str, Any] | None = None,
@@ -71,13 +72,16 @@ def ask(
     """The answer to `text` about `images` or `videos` (encoded files), in pieces as they arrive when `stream`.
 
     `parameters` are further inputs of the model by name (temperature, top_k, ...), each a value or a list of values.
+    `output` is the output that holds the answer: a model may have others than text_output, which do not stream.
     The pieces, joined, are the answer; beams are joined by line ends. Closing the generator cancels the request.
     Raises ServerError, with the server's own message, when the request fails.
     """
+    if stream and output != TEXT:
+        raise ServerError(f"only {TEXT} comes in pieces, not {output}", "leave out --stream")
     client = connect(url)
     from tritonclient.utils import InferenceServerException
 
-    values: dict[str, Any] = {"text_input": text, **(parameters or {})}
+    values: dict[str, Any] = {**({} if text is None else {"text_input": text}), **(parameters or {})}
     if images:
         values["image_encoded_input"] = list(images)
     if videos:
@@ -91,9 +95,9 @@ def ask(
             config = client.get_model_config(model).config
             inputs = inputs_of(config, values)
             if config.model_transaction_policy.decoupled:
-                yield from _streamed(client, model, inputs)
+                yield from _streamed(client, model, inputs, output)
             else:
-                yield _text(client.infer(model, inputs))
+                yield _text(client.infer(model, inputs, outputs=_only(output)), output)
         except InferenceServerException as error:
             raise ServerError(
                 f"{model} answered: {error.message()}", "change the request as the message says"
@@ -121,16 +125,20 @@ def step_times(client: InferenceServerClient, names: Sequence[str] = ()) -> dict
 def run(
     url: str,
     model: str,
-    text: str,
+    text: str | None,
     images: Sequence[Path],
     *,
     videos: Sequence[Path] = (),
+    pdf: Path | None = None,
+    output: str = TEXT,
     max_tokens: int | None = None,
     stream: bool = False,
     times: bool = False,
     parameters: Mapping[str, Any] | None = None,
 ) -> int:
     """Print the answer as it arrives, then with `times` what each model spent on it; returns 0.
+
+    The pages of a `pdf` are asked about one after another, and an empty line stands between their answers.
 
     The times of the models are the server's statistics, in which a decoupled Python model counts only until it has
     accepted a request; hence the times that the client saw as well.
@@ -146,7 +154,8 @@ def run(
     before = step_times(client) if times else {}
     begin = time.perf_counter()
     arrived = []
-    pieces = ask(url, model, text, pictures, videos=clips, max_tokens=max_tokens, stream=stream, parameters=parameters)
+    one = partial(ask, url, model, text, output=output, max_tokens=max_tokens, stream=stream, parameters=parameters)
+    pieces = one(pictures, videos=clips) if pdf is None else _page_by_page(pdf, one)
     for piece in pieces:
         arrived.append(1e3 * (time.perf_counter() - begin))
         print(piece, end="", flush=True)
@@ -184,13 +193,34 @@ def inputs_of(config: Any, values: Mapping[str, Any]) -> list[InferInput]:
     return inputs
 
 
-def _streamed(client: InferenceServerClient, model: str, inputs: list[InferInput]) -> Iterator[str]:
+def _page_by_page(pdf: Path, one: Callable[[list[bytes]], Iterator[str]]) -> Iterator[str]:
+    """The answers to the pages in order, an empty line between two; a bar shows how far it is."""
+    from generator.pdf import clear_progress, pages, show_progress
+
+    for done, (total, picture) in enumerate(pages(pdf)):
+        show_progress(done, total)
+        try:
+            for number, piece in enumerate(one([picture])):
+                clear_progress()
+                yield "\n\n" + piece if done and not number else piece
+        except ServerError as error:
+            clear_progress()
+            raise ServerError(f"page {done + 1} of {total}: {error.message}", error.remedy) from error
+
+
+def _only(output: str) -> list[InferRequestedOutput]:
+    from tritonclient.grpc import InferRequestedOutput
+
+    return [InferRequestedOutput(output)]
+
+
+def _streamed(client: InferenceServerClient, model: str, inputs: list[InferInput], output: str) -> Iterator[str]:
     """Texts of a decoupled model's responses; leaving early cancels the request."""
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     client.start_stream(partial(_keep, answers))
     finished = False
     try:
-        client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+        client.async_stream_infer(model, inputs, outputs=_only(output), enable_empty_final_response=True)
         while not finished:
             result, error = answers.get()
             if error is not None:
@@ -198,7 +228,7 @@ def _streamed(client: InferenceServerClient, model: str, inputs: list[InferInput
             response = result.get_response()
             finished = response.parameters[FINAL].bool_param
             if response.outputs:
-                yield _text(result)
+                yield _text(result, output)
     finally:
         client.stop_stream(cancel_requests=not finished)
 
@@ -207,5 +237,5 @@ def _keep(answers: queue.Queue[tuple[Any, Any]], result: Any, error: Any) -> Non
     answers.put((result, error))
 
 
-def _text(result: Any) -> str:
-    return "\n".join(beam.decode(errors="replace") for beam in result.as_numpy(TEXT).reshape(-1))
+def _text(result: Any, output: str) -> str:
+    return "\n".join(beam.decode(errors="replace") for beam in result.as_numpy(output).reshape(-1))

@@ -90,7 +90,9 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--pp", type=_positive, metavar="N", help="groups of layers of the LLM on GPUs of their own")
     what.add_argument("--max-batch-size", type=_positive, metavar="N", help="requests that run together")
     what.add_argument("--max-images", type=_positive, metavar="N", help="images per prompt")
-    what.add_argument("--max-tokens", type=_positive, default=128, metavar="N", help="answer length unless asked (128)")
+    what.add_argument(
+        "--max-tokens", type=_positive, metavar="N", help="answer length unless asked (default: the model's)"
+    )
     what.add_argument("--streaming", action="store_true", help="decoupled LLM, and the streaming front model")
     what.add_argument("--kv-cache-reuse", action="store_true", help="share KV blocks between equal prompts")
     what.add_argument(
@@ -170,7 +172,9 @@ def _parser() -> argparse.ArgumentParser:
         help="JPEG, PNG or WebP; repeatable",
     )
     ask.add_argument("--video", action="append", default=[], type=Path, metavar="FILE", help="a video file")
-    ask.add_argument("--text", required=True)
+    ask.add_argument("--pdf", type=Path, metavar="FILE", help="a PDF, asked about page by page")
+    ask.add_argument("--text", help="left out for a model that reads images only")
+    ask.add_argument("--output", default="text_output", metavar="NAME", help="output to print (default: text_output)")
     ask.add_argument("--stream", action="store_true", help="print the answer as it comes")
     ask.add_argument("--max-tokens", type=_positive)
     ask.add_argument("--temperature", type=float)
@@ -311,6 +315,8 @@ def _ask(arguments: argparse.Namespace) -> int:
             arguments.text,
             arguments.image,
             videos=arguments.video,
+            pdf=arguments.pdf,
+            output=arguments.output,
             max_tokens=arguments.max_tokens,
             stream=arguments.stream,
             times=arguments.times,

@@ -108,10 +108,10 @@ def llm(plan: Plan) -> Model:
 def public_inputs(plan: Plan) -> tuple[Tensor, ...]:
     """Inputs of the ensemble: the official ones of all releases, in this release's ranks, and ours.
 
-    All but the text are optional: `max_tokens` has a default here.
+    All but the text are optional, the text of a model without a prompt too: `max_tokens` has a default here.
     """
     official = [t for t in with_types(plan.contract.public_inputs, llm_types(plan)) if t.name not in NOT_PUBLIC]
-    relaxed = [replace(t, optional=t.name != "text_input") for t in official]
+    relaxed = [replace(t, optional=t.name != "text_input" or not plan.spec.prompt.text) for t in official]
     widened = [_any_size(t) if t.name in ("image_input", "image_url_input") else t for t in relaxed]
     return (*widened, *ADDED_INPUTS)
 

@@ -61,6 +61,7 @@ def decide(
         layout: settings of the image layout.
     """
     findings: list[Finding] = []
+    default = options.max_tokens or spec.default_max_tokens
     engine = facts.llm_engine
     entries, tokens = spec.layout.largest(layout) if spec.layout.largest else (1, rows)
     rows *= entries
@@ -88,8 +89,7 @@ def decide(
             findings.append(error("max-images", what, "--max-images", remedy))
         answer = seq_len - 1 if spec.encodes_prompt else None
         table = shared + rows * images
-        made = Limits(batch, images, table, input_len, seq_len, options.max_tokens, max_output_len=answer)
-        return made, findings
+        return Limits(batch, images, table, input_len, seq_len, default, max_output_len=answer), findings
 
     where = engine.config
     findings += _batch(batch, engine)
@@ -120,7 +120,7 @@ def decide(
             images = fits
     if spec.encodes_prompt:
         input_len, answer = engine.max_input_len, engine.max_seq_len - 1
-        findings += _answer(options, engine)
+        findings += _answer(default, engine)
         longer = "build the encoder with --max_input_len {0} and the decoder with --max_encoder_input_len {0}"
     else:
         input_len, answer = min(engine.max_input_len, engine.max_seq_len - 1), None
@@ -140,8 +140,7 @@ def decide(
         remedy = f"{longer.format(tokens * images + TEXT_BUDGET)}, or use fewer {noun}s"
         findings.append(warning("input-too-short", what, where, remedy))
     table = max(per_request, 1) if per_request < shared + rows else shared + rows * images
-    made = Limits(batch, images, table, input_len, engine.max_seq_len, options.max_tokens, max_output_len=answer)
-    return made, findings
+    return Limits(batch, images, table, input_len, engine.max_seq_len, default, max_output_len=answer), findings
 
 
 def _attended(
@@ -159,25 +158,25 @@ def _attended(
     """
     batch, images, rows = sizes
     engine = facts.llm_engine
-    if engine is None:
-        seq_len = (facts.checkpoint and facts.checkpoint.max_positions) or variant.max_positions
-    else:
+    seq_len = (facts.checkpoint and facts.checkpoint.max_positions) or variant.max_positions
+    default = options.max_tokens or min(spec.default_max_tokens, seq_len - 1)
+    if engine is not None:
         seq_len = engine.max_seq_len
         findings += _batch(batch, engine)
         if engine.max_encoder_input_len is not None and engine.max_encoder_input_len < rows:
             what = f"the decoder engine attends to {engine.max_encoder_input_len} rows, {spec.title} gives it {rows}"
             remedy = f"build it with --max_encoder_input_len {rows} (per request, whatever the batch)"
             findings.append(error("encoder-input-too-short", what, engine.config, remedy))
-        findings += _answer(options, engine)
-    return Limits(batch, images, rows, 1, seq_len, options.max_tokens, max_output_len=seq_len - 1), findings
+        findings += _answer(default, engine)
+    return Limits(batch, images, rows, 1, seq_len, default, max_output_len=seq_len - 1), findings
 
 
-def _answer(options: Options, engine: LlmEngineFacts) -> Iterator[Finding]:
+def _answer(default: int, engine: LlmEngineFacts) -> Iterator[Finding]:
     """Whether a decoder that starts from a token of its own holds an answer of the default length."""
     room = engine.max_seq_len - 1
-    if room < options.max_tokens:
-        what = f"the decoder engine holds {room} tokens of an answer, the default is {options.max_tokens}"
-        remedy = f"build it with --max_seq_len {options.max_tokens + 1} or more, or use --max-tokens {room}"
+    if room < default:
+        what = f"the decoder engine holds {room} tokens of an answer, the default is {default}"
+        remedy = f"build it with --max_seq_len {default + 1} or more, or use --max-tokens {room}"
         yield warning("answer-too-short", what, engine.config, remedy)
 
 

@@ -29,7 +29,7 @@ class Options:
     pp: int | None = None
     max_batch_size: int | None = None
     max_images: int | None = None
-    max_tokens: int = 128
+    max_tokens: int | None = None
     streaming: bool = False
     kv_cache_reuse: bool = False
     tokenizer: Literal["hf", "checkpoint"] = "hf"
@@ -48,7 +48,6 @@ class Options:
             "runtime": self.runtime,
             "streaming": self.streaming,
             "kv_cache_reuse": self.kv_cache_reuse,
-            "max_tokens": self.max_tokens,
             "tokenizer": self.tokenizer,
         }
         optional = {
@@ -60,6 +59,7 @@ class Options:
             "max_batch_size": self.max_batch_size,
             "max_images": self.max_images,
             "frame_order": self.frame_order,
+            "max_tokens": self.max_tokens,
             "name": self.name,
             "image_hosts": list(self.image_hosts),
             "path_map": [list(pair) for pair in self.path_map],

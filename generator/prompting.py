@@ -45,6 +45,8 @@ def prompt(spec: ModelSpec, variant: Variant, facts: Facts, known: Tokens) -> di
         "module": spec.prompt.module,
         "image_mark": spec.image_mark,
         "image_required": spec.image_required,
+        "text_required": spec.prompt.text,
+        "banned_ids": [token for piece in _pieces(spec.prompt.banned, facts, known) for token in piece["ids"]],
         "stop_words": list(variant.conversation.stop_words),
     }
     if spec.prompt.before or spec.prompt.after:

@@ -117,12 +117,16 @@ class PromptSpec:
     marked_prompt places images at marks of the text, in the variant's conversation template; tagged_prompt at numbered
     tags as well (`image_tag`, which holds NUMBER). sequence_prompt has a fixed order: `before`, the image, `after`;
     chat_sequence_prompt too, unless the request leaves out the chat template; question_prompt takes the bare text then.
+    Without `text` the model has no prompt: a request's text may be absent and is not looked at. `banned` tokens never
+    come in an answer.
     """
 
     module: str = "marked_prompt"
     image_tag: str = ""
     before: tuple[Piece, ...] = ()
     after: tuple[Piece, ...] = ()
+    text: bool = True
+    banned: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,7 @@ class CheckpointSpec:
     Attributes:
         llm: key of config.json that holds the LLM's config; "" = config.json itself.
         hidden_size: key of the LLM's hidden size in it.
+        vision: key of config.json that holds the vision tower's config.
         rows: key of config.json that states the rows per image; "" = from the vision tower's patches.
         more_rows: rows of an image besides those of its patches.
         other_model: key of config.json that only another model of the same architecture's name has.
@@ -232,6 +237,7 @@ class CheckpointSpec:
 
     llm: str = "text_config"
     hidden_size: str = "hidden_size"
+    vision: str = "vision_config"
     rows: str = ""
     more_rows: int = 0
     other_model: str = ""
@@ -294,6 +300,7 @@ class ModelSpec:
         image_required: refuse requests without an image.
         max_images: largest number of images in one prompt, None = as many as the limits allow.
         default_images: images per request that default limits are sized for.
+        default_max_tokens: length of an answer unless asked otherwise, or as much of it as fits.
         dtype: of the LLM. vision_dtype: of the vision engine's input, until there is an engine that says it.
         only_dtype: engines of another dtype, or quantized, are refused.
         misstated_precision: what the vision engine's config.json wrongly says -> what the engine is.
@@ -329,6 +336,7 @@ class ModelSpec:
     image_required: bool = False
     max_images: int | None = 1
     default_images: int = 1
+    default_max_tokens: int = 128
     default_release: str = "1.2.1"
     dtype: str = "float16"
     vision_dtype: str = "float16"

@@ -120,11 +120,15 @@ def _stated(config: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
 
 
 def patch_rows(vision: dict[str, Any], merge: bool = False, more: int = 0) -> int | None:
-    size, patch = vision.get("image_size"), vision.get("patch_size")
-    if not isinstance(size, int) or not isinstance(patch, int) or patch <= 0:
+    """Patches of the vision tower's input, and `more` rows. After each stage of a Swin tower but the last they are
+    merged two by two, as those of any tower are when `merge`; an odd side is padded."""
+    size, patch, stages = vision.get("image_size"), vision.get("patch_size"), vision.get("depths")
+    sides: list[Any] = size if isinstance(size, list) and len(size) == 2 else [size, size]
+    if not all(isinstance(side, int) for side in sides) or not isinstance(patch, int) or patch <= 0:
         return None
-    side = size // patch
-    return (((side + 1) // 2) ** 2 if merge else side**2) + more
+    merges = len(stages) - 1 if isinstance(stages, list) else int(merge)
+    height, width = (-(-(side // patch) // (1 << merges)) for side in sides)
+    return int(height * width) + more
 
 
 def _weights(folder: Path) -> bool:
@@ -187,7 +191,13 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
     processor: dict[str, Any] = {}
     if spec.layout.from_processor and preprocessor.is_file():
         processor = jsonfile.read(preprocessor, "preprocessor_config.json", DOWNLOAD)
+        processor = processor.get("image_processor", processor)
     _check_processor(preprocessor, spec)
+    layout = _stated(config, spec.layout.from_config) | _stated(processor, spec.layout.from_processor)
+    made = pixels(preprocessor, variant.pixels, fixed=spec.layout.module == "fixed_rows", squash=where.squash)
+    if made and "size" in layout:
+        height, width = (_size(layout["size"], side, preprocessor) for side in ("height", "width"))
+        made = replace(made, shape=(3, height, width))
     return CheckpointFacts(
         path=folder,
         llm_config=path,
@@ -196,9 +206,9 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
         hidden_size=hidden,
         max_positions=jsonfile.number(text, "max_position_embeddings", path, "the checkpoint"),
         image_token_id=config.get("image_token_index", config.get("image_token_id")),
-        pixels=pixels(preprocessor, variant.pixels, fixed=spec.layout.module == "fixed_rows", squash=where.squash),
-        rows_per_image=stated if where.rows else patch_rows(config.get("vision_config") or {}, more=where.more_rows),
-        layout=_stated(config, spec.layout.from_config) | _stated(processor, spec.layout.from_processor),
+        pixels=made,
+        rows_per_image=stated if where.rows else patch_rows(config.get(where.vision) or {}, more=where.more_rows),
+        layout=layout,
         has_weights=_weights(folder),
         start_token_id=_start(config, where.start, path),
         num_heads=heads(text),

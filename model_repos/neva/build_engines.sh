@@ -98,7 +98,7 @@ generate() {
     --visual-engine-dir "$vision_engine" \
     --llm-engine-dir "$llm_engine" \
     --output "$repository" --force \
-    --max-images 1 --max-batch-size 8
+    --max-images 1 --max-batch-size 8 --max-tokens 128
 }
 
 steps=("$@")

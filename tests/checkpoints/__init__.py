@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from tests import vocabularies
-from tests.checkpoints import blip2, cogvlm, common, deplot, fuyu, kosmos2, llava, neva, phi3_vision, vila
+from tests.checkpoints import blip2, cogvlm, common, deplot, fuyu, kosmos2, llava, neva, nougat, phi3_vision, vila
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "blip2-opt": blip2.make_opt,
@@ -29,6 +29,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "llava": llava.make_1_5,
     "llava-next": llava.make_next,
     "neva": neva.make,
+    "nougat": nougat.make,
     "phi-3-vision": phi3_vision.make,
     "phi-3-vision-4": partial(phi3_vision.make, num_crops=4),
     "video-neva": neva.make_video,

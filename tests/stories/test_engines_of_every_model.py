@@ -40,7 +40,7 @@ def matching(spec: ModelSpec, folder: Path, **changes: Any) -> list[str]:
         engines.encoder_decoder if spec.encodes_prompt else engines.attending if spec.separate_decoder else engines.llm
     )
     if spec.separate_decoder:
-        numbers |= {"max_seq_len": 1024, "max_encoder_input_len": 2048}
+        numbers |= {"max_seq_len": max(1024, spec.default_max_tokens), "max_encoder_input_len": 2048}
     llm = make(folder / "llm", **(numbers | changes))
     return ["--visual-engine-dir", str(vision), "--llm-engine-dir", str(llm)]
 

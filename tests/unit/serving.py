@@ -90,6 +90,8 @@ def settings(*, image_token: bool = True, **changes: Any) -> Any:
             "image_prefix": "<image>\n",
             "image_mark": "<image>",
             "image_token_id": tokenizer().token_to_id("<image>") if image_token else None,
+            "text_required": True,
+            "banned_ids": [],
             "image_required": False,
             "stop_words": [],
         },

@@ -319,7 +319,7 @@ def one(value: Any, dtype: Any) -> np.ndarray[Any, Any]:
     return np.array([[value]], dtype)
 
 
-REFUSED: dict[str, tuple[Callable[[], Request], str]] = {
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "two rows": (lambda: request(PROMPT, PROMPT), "Batch size > 1 requires"),
     "streaming": (lambda: request(streaming=one(True, bool)), "Streaming is only supported"),
     "rows beyond the table": (lambda: request(tables=table(rows=ROWS - 1)), f"which has {ROWS - 1} rows"),

@@ -189,13 +189,33 @@ def test_wrong_shapes_are_named(step: Any) -> None:
 
 def test_batch_limits(tmp_path: Path, step: Any) -> None:
     single = load(tmp_path, limits={"max_batch": 1})
-    assert "text_input has 2 rows: send 2 requests of one row each, which the server runs together" in refusal(
+    assert "the request has 2 rows: send 2 requests of one row each, which the server runs together" in refusal(
         single, text_input=texts("a", "b")
     )
-    assert "text_input has 9 rows: send at most 8 rows" in refusal(step, text_input=texts(*"abcdefghi"))
+    assert "the request has 9 rows: send at most 8 rows" in refusal(step, text_input=texts(*"abcdefghi"))
 
 
 def test_without_tokenizer_it_refuses_to_load(tmp_path: Path) -> None:
     with pytest.raises(pb_utils.TritonModelException, match="gen-repo --model tiny-llava --hf-model-dir DIR") as why:
         serving.load_step("preprocessing", tmp_path, serving.settings(), with_tokenizer=False)
     assert str(tmp_path) not in str(why.value)
+
+
+def test_banned_tokens_stand_before_the_requests_own_words(tmp_path: Path) -> None:
+    chosen = serving.settings()
+    chosen["prompt"]["banned_ids"] = [2, 5]
+    step = serving.load_step("preprocessing", tmp_path, chosen)
+    assert serving.run(step, text_input=texts("city"))["bad_words_list"].tolist() == [[[2, 5], [1, 2]]]
+    [[ids, ends]] = serving.run(step, text_input=texts("city"), bad_words=words(["dog"]))["bad_words_list"].tolist()
+    assert ids[:2] == [2, 5] and ends[:2] == [1, 2] and len(ids) > 2 and ends[2] > 2
+
+
+def test_a_model_without_a_prompt_does_not_look_at_the_text(tmp_path: Path) -> None:
+    chosen = serving.settings()
+    chosen["prompt"] |= {"text_required": False, "module": "sequence_prompt", "before": [{"ids": [1]}], "after": []}
+    step = serving.load_step("preprocessing", tmp_path, chosen)
+    rows = np.array([[4], [4]], np.int32)
+    for given in ({}, {"text_input": texts("city", "dog")}, {"text_input": np.empty((2, 0), np.object_)}):
+        assert serving.run(step, max_tokens=rows, **given)["input_ids"].tolist() == [[1], [1]]
+    with pytest.raises(serving.RequestFailed, match="text_input is not valid UTF-8"):
+        serving.run(step, text_input=np.array([[b"\xff"]], np.object_))

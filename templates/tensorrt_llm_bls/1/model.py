@@ -52,7 +52,7 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 inputs = {tensor.name(): tensor for tensor in request.inputs()}
-                rows = int(inputs["text_input"].shape()[0])
+                rows = int(next(iter(inputs.values())).shape()[0])
                 self.admit(rows)
             except Exception as error:
                 sender.send(failed(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

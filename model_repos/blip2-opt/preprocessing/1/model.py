@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class TritonPythonModel:
         pixel_values, pixels_of = self._pixel_values(images)
         pad_ids = _given(column(request, "pad_id", batch, -1), self.settings["tokenizer"]["pad_id"])
         end_ids = _given(column(request, "end_id", batch, -1), self.settings["tokenizer"]["end_id"])
-        release = self.settings["release"]
+        release, prompt = self.settings["release"], self.settings["prompt"]
         outputs = {
             "num_images": _column([sum(placed.shape[0] for _, placed in row) for row in images]),
             "num_rows": _column([self.prompts.table_rows([placed for _, placed in row]) for row in images]),
@@ -75,10 +75,8 @@ class TritonPythonModel:
             "request_output_len": _column(output_lens),
             "end_id": _column(end_ids),
             "pad_id": _column(pad_ids),
-            "stop_words_list": self._word_lists(
-                request, "stop_words", batch, always=self.settings["prompt"]["stop_words"]
-            ),
-            "bad_words_list": self._word_lists(request, "bad_words", batch, always=[]),
+            "stop_words_list": self._word_lists(request, "stop_words", batch, always=prompt["stop_words"]),
+            "bad_words_list": self._word_lists(request, "bad_words", batch, tokens=prompt["banned_ids"]),
             "embedding_bias": self._embedding_bias(request, batch),
             # 0 is what the backend itself takes when it is not told
             release["min_tokens"]: _column(_one_of_two(request, "min_tokens", "min_length", batch)),
@@ -95,9 +93,12 @@ class TritonPythonModel:
         return [pixel_tensor, *(pb_utils.Tensor(name, array) for name, array in outputs.items())]
 
     def _texts(self, request: pb_utils.InferenceRequest) -> list[str]:
+        """One text per row; empty ones for a model without a prompt, to which they may be absent."""
         array = optional(request, "text_input")
         if array is None or array.size == 0:
-            raise RequestError("text_input is missing: send shape [1,1]")
+            if self.settings["prompt"]["text_required"]:
+                raise RequestError("text_input is missing: send shape [1,1]")
+            array = np.full((request.inputs()[0].shape()[0], 1), b"", dtype=np.object_)
         most = self.settings["limits"]["max_batch"]
         if len(array) > most:
             remedy = (
@@ -105,10 +106,11 @@ class TritonPythonModel:
                 if most > 1
                 else (f"{len(array)} requests of one row each, which the server runs together")
             )
-            raise RequestError(f"text_input has {len(array)} rows: send {remedy}")
+            raise RequestError(f"the request has {len(array)} rows: send {remedy}")
         if array.size != len(array):
             raise RequestError(f"text_input has shape {list(array.shape)}: send one text per row, shape [B,1]")
-        return strings(array, "text_input")
+        texts = strings(array, "text_input")
+        return texts if self.settings["prompt"]["text_required"] else [""] * len(texts)
 
     def _picture(self, source: Source) -> tuple[Any, Placed]:
         """The decoded image or clip, or the pixels that the client made, and its place in the prompt."""
@@ -146,10 +148,15 @@ class TritonPythonModel:
         return values, parts
 
     def _word_lists(
-        self, request: pb_utils.InferenceRequest, name: str, batch: int, always: list[str]
+        self,
+        request: pb_utils.InferenceRequest,
+        name: str,
+        batch: int,
+        always: Sequence[str] = (),
+        tokens: Sequence[int] = (),
     ) -> NDArray[np.int32]:
         rows = _row_strings(request, name, batch)
-        return stacked([word_list(self.tokenizer, always + words) for words in rows])
+        return stacked([word_list(self.tokenizer, [*always, *words], tokens) for words in rows])
 
     def _embedding_bias(self, request: pb_utils.InferenceRequest, batch: int) -> NDArray[np.float32]:
         """[B,V], or [B,0] when no row has a bias."""

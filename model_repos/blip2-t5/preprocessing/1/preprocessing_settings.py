@@ -20,6 +20,8 @@ class Prompt(TypedDict):
     module: str  # the prompt module beside this file
     image_mark: str
     image_required: bool
+    text_required: bool
+    banned_ids: list[int]  # tokens that never come in an answer
     stop_words: list[str]
     # of marked_prompt
     template: str  # holds {text} once

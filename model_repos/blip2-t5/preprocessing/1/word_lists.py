@@ -32,12 +32,14 @@ def spellings(tokenizer: TextTokenizer, word: str) -> list[list[int]]:
     return distinct
 
 
-def word_list(tokenizer: TextTokenizer, words: Sequence[str]) -> NDArray[np.int32]:
-    """`words` in the backend's layout, int32 [2,L]; [2,0] when there are none. An empty string is no word.
+def word_list(tokenizer: TextTokenizer, words: Sequence[str], tokens: Sequence[int] = ()) -> NDArray[np.int32]:
+    """`tokens`, each a word, and `words` in the backend's layout, int32 [2,L]; [2,0] when there are none. An empty
+    string is no word.
 
     Row 0 holds the ids of all spellings, padded with 0; row 1 the end of each spelling, padded with -1.
     """
-    sequences = dict.fromkeys(tuple(ids) for word in words if word for ids in spellings(tokenizer, word))
+    spelled = [tuple(ids) for word in words if word for ids in spellings(tokenizer, word)]
+    sequences = dict.fromkeys([*((token,) for token in tokens), *spelled])
     ids = [token for sequence in sequences for token in sequence]
     layout = np.full((2, len(ids)), -1, dtype=np.int32)
     layout[0] = ids

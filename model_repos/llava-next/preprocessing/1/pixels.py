@@ -33,7 +33,7 @@ class PixelTransform:
         self._resample = Image.Resampling(settings["resample"])
         self._max_pixels = max_pixels
         known: dict[str, Callable[..., Image.Image]] = {
-            "resize_shortest": self._resize_shortest,
+            "resize_shortest": self.resize_shortest,
             "resize": self.resize,
             "center_crop": _center_crop,
             "pad_square": _pad_square,
@@ -73,7 +73,7 @@ class PixelTransform:
         array: NDArray[Any] = self._numbers.rounded(values, self.dtype)
         return array
 
-    def _resize_shortest(self, image: Image.Image, edge: int) -> Image.Image:
+    def resize_shortest(self, image: Image.Image, edge: int) -> Image.Image:
         short, long = sorted(image.size)
         new_long = int(edge * long / short)
         if edge * new_long > self._max_pixels:

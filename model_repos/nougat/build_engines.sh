@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Builds the engines of nougat-base with TensorRT-LLM 1.2.1 and TensorRT 10.14.1.48, then generates this repository again.
+# Made by gen-repo.
+#
+# usage: build_engines.sh [download|convert|llm|vision|generate]...      (default: all, in this order)
+#
+# Run it in nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3:
+# engines run with the TensorRT that built them, on the kind of GPU that they were built on.
+# It needs the examples of that release: run it in examples/models/core/multimodal, or say where they are with
+# TENSORRT_LLM_EXAMPLES=/path/to/examples. What exists is skipped, so it can be run again after a failure.
+#
+# Where it differs from the guide:
+# - The guide's max_seq_len of 101 ends a page after 100 tokens; a page needs thousands.
+# - max_encoder_input_len is per request: it is not multiplied by the batch.
+set -euo pipefail
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+examples=${TENSORRT_LLM_EXAMPLES:-../../..}
+checkpoint=tmp/hf_models/nougat-base
+converted=tmp/trt_models/nougat-base/bfloat16
+llm_engine=tmp/trt_engines/nougat-base/1-gpu/bfloat16/llm
+vision_engine=tmp/trt_engines/nougat-base/1-gpu/bfloat16/vision
+
+fail() {
+  echo "build_engines.sh: $1" >&2
+  exit 1
+}
+
+# Whether a step's result exists. A step writes to DIRECTORY.part, which becomes DIRECTORY when the step is done.
+made() {
+  if [[ -d $1 ]]; then
+    echo "exists: $1"
+    return 0
+  fi
+  rm -rf "$1.part"
+  mkdir -p "$(dirname "$1")"
+  return 1
+}
+
+example() {
+  [[ -f $examples/$1 ]] || fail "$examples/$1 is missing: run this in the examples' models/core/multimodal folder, or set TENSORRT_LLM_EXAMPLES"
+}
+
+need() {
+  command -v "$1" > /dev/null || fail "$1 is missing: $2; then run this again, what is built is kept"
+}
+
+# 1. Weights.
+download() {
+  if ! made "$checkpoint"; then
+    git lfs version > /dev/null || fail "git-lfs is missing, without which a clone has no weights: apt-get install git-lfs"
+    git clone https://huggingface.co/facebook/nougat-base "$checkpoint.part"
+    mv "$checkpoint.part" "$checkpoint"
+  fi
+}
+
+# 2. The LLM's checkpoint in TensorRT-LLM's form: bfloat16, quantization none, tp 1 x pp 1.
+convert() {
+  made "$converted" && return
+  example models/core/enc_dec/convert_checkpoint.py
+  python3 "$examples/models/core/enc_dec/convert_checkpoint.py" \
+    --model_dir "$checkpoint" \
+    --output_dir "$converted.part" \
+    --dtype bfloat16 \
+    --model_type bart --nougat
+  mv "$converted.part" "$converted"
+}
+
+# 3. The LLM's engine, for 8 requests at a time.
+llm() {
+  made "$llm_engine" && return
+  need trtllm-build "run this where TensorRT-LLM 1.2.1 is installed"
+  trtllm-build \
+    --checkpoint_dir "$converted/decoder" \
+    --output_dir "$llm_engine.part/decoder" \
+    --paged_kv_cache disable \
+    --moe_plugin disable \
+    --gemm_plugin bfloat16 \
+    --bert_attention_plugin bfloat16 \
+    --gpt_attention_plugin bfloat16 \
+    --remove_input_padding enable \
+    --max_beam_width 1 \
+    --max_batch_size 8 \
+    --max_seq_len 4096 \
+    --max_encoder_input_len 588 \
+    --max_input_len 1
+  mv "$llm_engine.part" "$llm_engine"
+}
+
+# 4. The vision engine: one call takes the images of all requests that run together.
+vision() {
+  made "$vision_engine" && return
+  example models/core/multimodal/build_multimodal_engine.py
+  python3 "$examples/models/core/multimodal/build_multimodal_engine.py" --model_type nougat \
+    --model_path "$checkpoint" \
+    --output_dir "$vision_engine.part" \
+    --max_batch_size 8
+  mv "$vision_engine.part" "$vision_engine"
+}
+
+# 5. This repository again, now from the engines' own numbers.
+generate() {
+  need gen-repo "install it here"
+  gen-repo --model nougat-base \
+    --hf-model-dir "$checkpoint" \
+    --visual-engine-dir "$vision_engine" \
+    --llm-engine-dir "$llm_engine" \
+    --output "$repository" --force \
+    --max-images 1 --max-batch-size 8 --max-tokens 4095
+}
+
+steps=("$@")
+if (($# == 0)); then
+  steps=(download convert llm vision generate)
+fi
+for step in "${steps[@]}"; do
+  case $step in
+    download | convert | llm | vision | generate) "$step" ;;
+    *) fail "no step '$step': there are download, convert, llm, vision and generate" ;;
+  esac
+done

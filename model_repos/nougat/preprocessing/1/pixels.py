@@ -1,0 +1,126 @@
+"""From decoded images to the vision engine's pixels, bit for bit as Hugging Face's PIL image processors.
+
+A pixel has 256 levels and a channel one mean and deviation, so rescaling, normalising and rounding are a
+table of 3 x 256 numbers, computed once with the processors' own sequence of roundings.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from preprocessing_settings import Pixels
+from tensors import RequestError
+
+WHITE = (255, 255, 255, 255)
+
+
+class PixelTransform:
+    """Resizes, crops and normalises RGB images as `settings` say."""
+
+    def __init__(self, settings: Pixels, max_pixels: int) -> None:
+        """`max_pixels` bounds what a very elongated image may grow to.
+
+        Raises ValueError when the settings name an unknown step or dtype.
+        """
+        self.shape = tuple(settings["shape"])
+        self._numbers: Any = importlib.import_module(settings["module"])
+        self.dtype: np.dtype[Any] = self._numbers.array_dtype(settings["dtype"])
+        self._resample = Image.Resampling(settings["resample"])
+        self._max_pixels = max_pixels
+        known: dict[str, Callable[..., Image.Image]] = {
+            "resize_shortest": self.resize_shortest,
+            "resize": self.resize,
+            "center_crop": _center_crop,
+            "pad_square": _pad_square,
+            "on_white": on_white,
+        }
+        unknown = [name for name, *_ in settings["steps"] if name not in known]
+        if unknown:
+            raise ValueError(f"settings.json: unknown pixel steps {unknown}; known are {sorted(known)}")
+        self._steps = [(known[name], arguments) for name, *arguments in settings["steps"]]
+        self._exact = _lookup_table(settings)
+        self._table = self.rounded(self._exact)
+
+    def __call__(self, image: Image.Image, out: NDArray[Any]) -> None:
+        """Write the pixels of `image` (mode RGB) to `out`, of this transform's shape [3,H,W] and dtype.
+
+        Raises RequestError when the image is too elongated to be resized.
+        """
+        for step, arguments in self._steps:
+            image = step(image, *arguments)
+        levels = np.asarray(image)
+        if levels.shape != (*self.shape[1:], 3):
+            raise ValueError(f"settings.json: the pixel steps give {levels.shape}, not {self.shape}")
+        self.normalise(levels, out)
+
+    def normalise(self, levels: NDArray[np.uint8], out: NDArray[Any]) -> None:
+        """Write the normalised values of 8-bit `levels` [H,W,3] to `out` [3,H,W]."""
+        for channel, table in enumerate(self._table):
+            # every index is within the table; "clip" only spares numpy a bounds check and a buffer
+            np.take(table, levels[..., channel], out=out[channel], mode="clip")
+
+    def normalised(self, levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The normalised values of 8-bit `levels` [H,W,3] before they are rounded to our dtype: float32 [3,H,W]."""
+        return np.stack([table[levels[..., channel]] for channel, table in enumerate(self._exact)])
+
+    def rounded(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Float `values` in our dtype."""
+        array: NDArray[Any] = self._numbers.rounded(values, self.dtype)
+        return array
+
+    def resize_shortest(self, image: Image.Image, edge: int) -> Image.Image:
+        short, long = sorted(image.size)
+        new_long = int(edge * long / short)
+        if edge * new_long > self._max_pixels:
+            raise RequestError(
+                f"{image.width}x{image.height} pixels is too elongated: with its short side scaled to {edge} "
+                f"it would have more than {self._max_pixels} pixels; crop it"
+            )
+        width, height = (edge, new_long) if image.width <= image.height else (new_long, edge)
+        return self.resize(image, height, width)
+
+    def resize(self, image: Image.Image, height: int, width: int) -> Image.Image:
+        """`image` scaled to this size with the model's filter."""
+        return image.resize((width, height), self._resample)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """`image` (mode RGB) with the pixels of its transparent colour, if its file named one, painted white.
+
+    The alpha channel is gone by now, but a PNG's colour key outlives the conversion to RGB, and Hugging
+    Face's processors honour it.
+    """
+    if image.info.get("transparency") is None:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
+
+
+def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    top, left = (image.height - height) // 2, (image.width - width) // 2
+    return image.crop((left, top, left + width, top + height))  # black where the image is too small
+
+
+def _pad_square(image: Image.Image, *colour: int) -> Image.Image:
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _lookup_table(settings: Pixels) -> NDArray[np.float32]:
+    """[3,256] float32: the normalised value of each 8-bit level of each channel.
+
+    The order of roundings is part of the contract: scaled in float64, rounded to float32, then normalised.
+    """
+    levels = (np.arange(256, dtype=np.float64) * settings["rescale_factor"]).astype(np.float32)
+    mean, std = (np.array(settings[name], dtype=np.float32)[:, None] for name in ("mean", "std"))
+    table: NDArray[np.float32] = (levels - mean) / std
+    return table

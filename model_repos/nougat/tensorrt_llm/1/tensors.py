@@ -1,0 +1,88 @@
+"""Reading the tensors of a request, and answering requests one by one.
+
+One bad request of a batch must never harm its neighbours, and an answer must never show a client the
+inside of the server. Every Python step of the repository therefore reads and answers through this module.
+"""
+
+from __future__ import annotations
+
+import secrets
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+
+class RequestError(ValueError):
+    """What is wrong with one request and what to do about it: the text goes to the client of that request."""
+
+
+def optional(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any] | None:
+    """Input `name` as a numpy array of its wire shape, or None when the request does not carry it."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def strings(array: NDArray[Any], name: str) -> list[str]:
+    """The entries of a BYTES array of any shape, in row-major order, decoded from UTF-8.
+
+    Raises RequestError, naming the tensor, when an entry is not valid UTF-8.
+    """
+    try:
+        return [entry if isinstance(entry, str) else bytes(entry).decode() for entry in array.reshape(-1)]
+    except UnicodeDecodeError:
+        raise RequestError(f"{name} is not valid UTF-8: send text encoded as UTF-8") from None
+
+
+def column(request: pb_utils.InferenceRequest, name: str, batch: int, default: Any) -> list[Any]:
+    """One Python value for each of the `batch` rows of input `name`, which has shape [batch, 1].
+
+    An absent or empty input gives `default` for each row. BYTES entries become str.
+    Raises RequestError when the input holds another number of values than one per row.
+    """
+    array = optional(request, name)
+    if array is None or array.size == 0:
+        return [default] * batch
+    if array.size != batch:
+        raise RequestError(f"{name} holds {array.size} values for {batch} row(s): send shape [{batch},1]")
+    return strings(array, name) if array.dtype == np.object_ else array.reshape(-1).tolist()
+
+
+def scalar(request: pb_utils.InferenceRequest, name: str, default: Any) -> Any:
+    """The single value of input `name` of shape [1,1] as a Python value; `default` when it is absent.
+
+    Raises RequestError when the input holds more than one value.
+    """
+    return column(request, name, 1, default)[0]
+
+
+def failed(error: Exception) -> pb_utils.InferenceResponse:
+    """The error response to one request.
+
+    A RequestError is shown to the client as INVALID_ARG. Anything else is a defect of the server: the client
+    gets INTERNAL with a random id, and the traceback is logged under that id.
+    """
+    if isinstance(error, RequestError):
+        triton_error = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    else:
+        error_id = secrets.token_hex(4)
+        pb_utils.Logger.log_error(f"internal error {error_id}\n{''.join(traceback.format_exception(error))}")
+        triton_error = pb_utils.TritonError(f"internal error {error_id}", pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(output_tensors=[], error=triton_error)
+
+
+def answer_each(
+    requests: Sequence[pb_utils.InferenceRequest],
+    answer: Callable[[pb_utils.InferenceRequest], list[pb_utils.Tensor]],
+) -> list[pb_utils.InferenceResponse]:
+    """One response per request, in order: the tensors that `answer` returns, or the error that it raises."""
+    responses = []
+    for request in requests:
+        try:
+            responses.append(pb_utils.InferenceResponse(output_tensors=answer(request)))
+        except Exception as error:
+            responses.append(failed(error))
+    return responses
