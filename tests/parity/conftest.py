@@ -78,7 +78,7 @@ SUBJECTS = {
         "vila1.5-40b", "vila-hermes-2", partial(VilaOracle, conversation="hermes-2"), (0, 1, 2), 8, other_tower=True
     ),
 }
-STREAMED = ("llava", "vila", "neva", "cogvlm")
+STREAMED = ("llava", "vila", "neva")
 
 
 def repository(subject: Subject, folder: Path, *, streaming: bool = False) -> Path:

@@ -36,6 +36,7 @@ from tests.unit.executor_requests import (
     TEXT,
     TOKENS,
     VOCAB,
+    Request,
     ids,
     request,
     run,
