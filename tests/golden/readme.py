@@ -63,7 +63,7 @@ def _takes(spec: ModelSpec) -> str:
     number = most if spec.image_required and most == "1" else f"{1 if spec.image_required else 0} to {most}"
     forms = ["encoded", "url", "bytes"] if spec.media.noun == "image" else ["encoded", "bytes"]
     inputs = [f"`{spec.media.noun}_{form}_input`" for form in forms]
-    if spec.layout.module == "fixed_rows":
+    if spec.layout.module in ("fixed_rows", "whole_page"):
         inputs.append("`image_input`")
     return f"{number} {spec.media.noun}(s): {', '.join(inputs)}"
 
