@@ -36,7 +36,6 @@ from tests.unit.executor_requests import (
     TEXT,
     TOKENS,
     VOCAB,
-    Request,
     ids,
     request,
     run,
@@ -192,13 +191,13 @@ def test_right_padding_is_cut(load: Load, oracle: CogvlmOracle) -> None:
 
 
 def test_what_config_pbtxt_says_reaches_the_executor(load: Load) -> None:
-    load(set=(("tensorrt_llm", "kv_cache_free_gpu_mem_fraction", "0.5"), ("tensorrt_llm", "gpu_device_ids", "1,0")))
+    load(set=(("tensorrt_llm", "kv_cache_free_gpu_mem_fraction", "0.5"), ("tensorrt_llm", "gpu_device_ids", "1")))
     config = trtllm.Executor.made[0].config
     knobs = config.extended_runtime_perf_knob_config
     assert knobs.enable_context_fmha_fp32_acc and knobs.multi_block_mode and not knobs.cuda_graph_mode
     assert not config.kv_cache_config.enable_block_reuse and not config.enable_chunked_context
     assert config.kv_cache_config.free_gpu_memory_fraction == 0.5
-    assert config.parallel_config.device_ids == [1, 0]
+    assert config.parallel_config.device_ids == [1]
     assert config.batching_type is trtllm.BatchingType.INFLIGHT
     assert config.scheduler_config.capacity_scheduler_policy.name == "GUARANTEED_NO_EVICT"
     assert config.max_beam_width == 1 and config.gpu_weights_percent == 1.0 and config.normalize_log_probs
