@@ -76,7 +76,7 @@ def decide(
             findings.append(error("bad-set", f"{name} {problem}, not {value!r}", where, "give a value of that kind"))
         else:
             values[name] = chosen[name] = value
-    findings += _bad_pairs(options, spec, facts, known, values, chosen, world_size)
+    findings += _bad_pairs(options, spec, facts, known, values, chosen, world_size, route)
     if route.parameters:
         values = {name: value for name, value in values.items() if name in route.parameters}
     return Decided(values, queue), findings
@@ -90,6 +90,7 @@ def _bad_pairs(
     values: Mapping[str, str],
     chosen: Mapping[str, str],
     world_size: int,
+    route: Route,
 ) -> Iterator[Finding]:
     """Values that are fine alone and fail together, or with this model, engine or release."""
 
@@ -107,7 +108,7 @@ def _bad_pairs(
         yield warning("no-effect", what, f"--set {STEP}.enable_trt_overlap=true", "leave one of the two out")
     for name in ("multi_block_mode", "enable_context_fmha_fp32_acc"):
         other = {"multi_block_mode": "multiBlockMode"}.get(name, "enableContextFMHAFP32Acc")
-        if name in chosen and other in known.parameters:
+        if name in chosen and other in known.parameters and not route.own_code:
             what = f"release {known.release} reads {other} and ignores {name}"
             yield warning("no-effect", what, f"--set {STEP}.{name}", f"use --set {STEP}.{other}={chosen[name]}")
 

@@ -60,7 +60,7 @@ download() {
   fi
   # xformers' attention cannot be exported; the class has a plain one as well.
   if grep -q xops "$checkpoint/visual.py"; then
-    sed -i.orig -e '/^import xformers/d' -e '/xops\.memory_efficient_attention($/,/^ *)$/c\        out = self.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).contiguous()' "$checkpoint/visual.py"
+    sed -i.orig -e '/^import xformers/d' -e '/xops\.memory_efficient_attention(\r*$/,/^ *)\r*$/c\        out = self.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).contiguous()' "$checkpoint/visual.py"
     ! grep -q xops "$checkpoint/visual.py" || fail "$checkpoint/visual.py still uses xformers: it is another version"
   fi
 }

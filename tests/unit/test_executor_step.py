@@ -36,7 +36,6 @@ from tests.unit.executor_requests import (
     TEXT,
     TOKENS,
     VOCAB,
-    Request,
     ids,
     request,
     run,

@@ -172,7 +172,8 @@ class Attention(nn.Module):
 """
 
 
-def test_cogvlm_vision_code_is_patched_by_its_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["\n", "\r\n"])  # public copies of the file have the latter
+def test_cogvlm_vision_code_is_patched_by_its_text(tmp_path: Path, end: str) -> None:
     """The same four lines that the guide replaces by number; another version of the file is refused."""
     checkpoint, tokenizer = tmp_path / "cog", tmp_path / "vicuna"
     checkpoint.mkdir()
@@ -182,7 +183,7 @@ def test_cogvlm_vision_code_is_patched_by_its_text(tmp_path: Path) -> None:
     script = tmp_path / "build_engines.sh"
     script.write_bytes(render.top_level(plan, "build_engines.sh.jinja"))
     visual = checkpoint / "visual.py"
-    visual.write_text(VISUAL)
+    visual.write_bytes(VISUAL.replace("\n", end).encode())
     for _ in range(2):  # again, it has nothing to do
         subprocess.run(["bash", str(script), "download"], check=True, capture_output=True, cwd=tmp_path)
         text = visual.read_text()
