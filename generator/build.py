@@ -126,7 +126,6 @@ def build_plan(plan: Plan) -> BuildPlan:
     """The commands of one repository's build_engines.sh."""
     facts, build, limits = release.of(plan.release), plan.spec.build, plan.limits
     converted = folders.fill(build.converted_folder, plan.llm_dtype, plan.quantization, plan.tp, plan.pp)
-    entries = plan.spec.layout.largest(plan.layout)[0] if plan.spec.layout.largest else 1
     upstream = facts.builds_vision(build.vision_type)
     images = limits.max_batch_size * limits.max_images
     own_tokenizer = PurePosixPath(plan.paths.checkpoint) / plan.spec.llm_folder
@@ -146,7 +145,7 @@ def build_plan(plan: Plan) -> BuildPlan:
         convert_arguments=_convert(plan),
         engines=tuple(_engine(plan, facts, engine) for engine in build.engines),
         vision_script=f"{facts.guide}/{facts.vision_script}" if upstream else "",
-        vision_batch=images if upstream and build.vision_counts_images else images * entries,
+        vision_batch=images if upstream and build.vision_counts_images else images * plan.entries_per_image,
         vision_precision=folders.SHORT[plan.vision_dtype],
         options=shlex.join(map(str, options)),
     )

@@ -16,132 +16,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from generator import __version__, quantization
-from generator.findings import EXIT_ENVIRONMENT, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, Finding, Refused, error
+from generator import __version__
+from generator.arguments import generation, positive
+from generator.findings import EXIT_ENVIRONMENT, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, Finding, Refused, error, has_errors
 
 Command = Callable[[argparse.Namespace], int]
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
-
-
-def _pair(text: str) -> tuple[str, str]:
-    host, sign, container = text.partition("=")
-    if not sign or not host or not container:
-        raise argparse.ArgumentTypeError(f"must be HOST=CONTAINER, not {text!r}")
-    return host, container
-
-
-def _setting(text: str) -> tuple[str, str, str]:
-    name, sign, value = text.partition("=")
-    step, dot, parameter = name.partition(".")
-    if not sign or not dot or not parameter:
-        raise argparse.ArgumentTypeError(f"must be MODEL.PARAMETER=VALUE, not {text!r}")
-    return step, parameter, value
-
-
-def _name(text: str) -> str:
-    if not text.isascii() or not text.replace("_", "").replace("-", "").isalnum():
-        raise argparse.ArgumentTypeError(f"must consist of letters, digits, '_' and '-', not {text!r}")
-    return text
-
-
-def _host(text: str) -> str:
-    host = text.removeprefix("http://").removeprefix("https://")
-    if not host or any(c in host for c in "/@?#\\ "):
-        raise argparse.ArgumentTypeError(f"must be a host name, or http://HOST to allow plain http, not {text!r}")
-    return text.removeprefix("https://")
-
-
-def _generate_arguments(parser: argparse.ArgumentParser) -> None:
-    where = parser.add_argument_group("where things are (default: the guide's folders below tmp/)")
-    where.add_argument("--hf-model-dir", type=Path, metavar="D", help="the checkpoint")
-    where.add_argument("--visual-engine-dir", type=Path, metavar="D", help="the vision engine and its config.json")
-    where.add_argument("--llm-engine-dir", type=Path, metavar="D", help="the LLM engine and its config.json")
-    where.add_argument("--tokenizer-dir", type=Path, metavar="D", help="the tokenizer, if not in the checkpoint")
-    where.add_argument("--projector", type=Path, metavar="F", help="the vision side, if not in the checkpoint")
-    where.add_argument("--header-font", type=Path, metavar="FILE", help="the font of questions drawn above images")
-    where.add_argument("--output", type=Path, metavar="D", help="the repository (default: model_repos/MODEL)")
-    what = parser.add_argument_group("what to write")
-    what.add_argument("--model", metavar="NAME", help="a model or one of its variants, see `gen-repo list`")
-    what.add_argument(
-        "--runtime",
-        choices=("trtllm", "torch"),
-        default="trtllm",
-        help="trtllm: TensorRT engines; torch: the checkpoint with torch and transformers (default: trtllm)",
-    )
-    what.add_argument(
-        "--release",
-        metavar="R",
-        help="TensorRT-LLM release, or month of the Triton container (default: the engine's, else the newest)",
-    )
-    what.add_argument("--route", metavar="R", help="how the LLM is run, where a model has several ways (see `list`)")
-    what.add_argument(
-        "--quantization",
-        choices=quantization.NAMES,
-        metavar="Q",
-        help=f"of the LLM: {', '.join(quantization.NAMES)} (default: the engine's, else none)",
-    )
-    what.add_argument("--tp", type=_positive, metavar="N", help="GPUs that share each layer of the LLM (default: 1)")
-    what.add_argument("--pp", type=_positive, metavar="N", help="groups of layers of the LLM on GPUs of their own")
-    what.add_argument("--max-batch-size", type=_positive, metavar="N", help="requests that run together")
-    what.add_argument("--max-images", type=_positive, metavar="N", help="images per prompt")
-    what.add_argument(
-        "--max-tokens", type=_positive, metavar="N", help="answer length unless asked (default: the model's)"
-    )
-    what.add_argument("--streaming", action="store_true", help="decoupled LLM, and the streaming front model")
-    what.add_argument("--kv-cache-reuse", action="store_true", help="share KV blocks between equal prompts")
-    what.add_argument(
-        "--tokenizer",
-        choices=("hf", "checkpoint"),
-        default="hf",
-        help="as the installed transformers tokenizes, or the checkpoint's tokenizer.json as it is (default: hf)",
-    )
-    what.add_argument(
-        "--frame-order",
-        choices=("rgb", "bgr"),
-        help="colours of video frames, as the model was trained (default: rgb; NVIDIA's runner feeds bgr)",
-    )
-    what.add_argument(
-        "--image-host",
-        action="append",
-        default=[],
-        type=_host,
-        metavar="HOST",
-        help="allow image URLs of this host over https (http://HOST: over http); repeatable",
-    )
-    what.add_argument("--name", type=_name, metavar="P", help="name of the ensemble and prefix of the steps")
-    what.add_argument(
-        "--path-map",
-        action="append",
-        default=[],
-        type=_pair,
-        metavar="HOST=CONTAINER",
-        help="rewrite paths to how the server sees them; repeatable",
-    )
-    what.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        type=_setting,
-        metavar="MODEL.PARAMETER=VALUE",
-        help="set a backend parameter, e.g. tensorrt_llm.kv_cache_free_gpu_mem_fraction=0.5; repeatable",
-    )
-    how = parser.add_argument_group("how")
-    how.add_argument("--explain", action="store_true", help="print the plan, write nothing")
-    how.add_argument("--json", action="store_true", help="print findings and result as JSON")
-    how.add_argument("--force", action="store_true", help="replace a repository of ours that differs")
 
 
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="gen-repo", description=__doc__, formatter_class=formatter)
     parser.add_argument("--version", action="version", version=f"gen-repo {__version__}")
-    _generate_arguments(parser)
+    generation(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="other commands")
 
     listing = commands.add_parser("list", help="models, variants and what they take")
@@ -153,11 +39,16 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true")
     check.set_defaults(run=_check)
 
+    doctor = commands.add_parser("doctor", help="check whether this machine can serve a repository")
+    doctor.add_argument("repository", type=Path)
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(run=_doctor)
+
     serve = commands.add_parser("serve", help="start Triton with a repository")
     serve.add_argument("repository", type=Path)
-    serve.add_argument("--http-port", type=_positive, default=8000)
-    serve.add_argument("--grpc-port", type=_positive, default=8001)
-    serve.add_argument("--metrics-port", type=_positive, default=8002)
+    serve.add_argument("--http-port", type=positive, default=8000)
+    serve.add_argument("--grpc-port", type=positive, default=8001)
+    serve.add_argument("--metrics-port", type=positive, default=8002)
     serve.set_defaults(run=_serve)
 
     ask = commands.add_parser("ask", help="ask a running server about images or a video")
@@ -176,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--text", help="left out for a model that reads images only")
     ask.add_argument("--output", default="text_output", metavar="NAME", help="output to print (default: text_output)")
     ask.add_argument("--stream", action="store_true", help="print the answer as it comes")
-    ask.add_argument("--max-tokens", type=_positive)
+    ask.add_argument("--max-tokens", type=positive)
     ask.add_argument("--temperature", type=float)
     ask.add_argument("--times", action="store_true", help="print the time each step took")
     ask.set_defaults(run=_ask)
@@ -185,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     openai.add_argument("repository", metavar="REPO-or-URL", help="a repository, or host:port of a server's gRPC")
     openai.add_argument("--url", metavar="HOST:PORT", help="a server that has REPO loaded (default: start one)")
     openai.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    openai.add_argument("--port", type=_positive, default=9000, help="port to listen on (default: 9000)")
+    openai.add_argument("--port", type=positive, default=9000, help="port to listen on (default: 9000)")
     openai.add_argument("--served-model-name", metavar="NAME", help="what clients call the model (default: variant)")
     openai.set_defaults(run=_openai)
     return parser
@@ -231,6 +122,12 @@ def _generate(arguments: argparse.Namespace) -> int:
         image_hosts=tuple(arguments.image_host),
         path_map=tuple(arguments.path_map),
         set=tuple(arguments.set),
+        launch_mode=arguments.launch_mode,
+        nodes=arguments.nodes,
+        vision_gpus=arguments.vision_gpus,
+        gpu_memory=arguments.gpu_memory,
+        deploy=arguments.deploy,
+        container=arguments.container,
         force=arguments.force,
     )
     if arguments.explain:
@@ -279,13 +176,22 @@ def _list(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from generator.check import check
 
-    findings = check(arguments.repository)
-    failed = any(finding.level == "error" for finding in findings)
+    return _report(check(arguments.repository), arguments, "not usable", "fine")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from generator.doctor import doctor
+
+    return _report(doctor(arguments.repository), arguments, "cannot be served here", "can be served here")
+
+
+def _report(findings: Sequence[Finding], arguments: argparse.Namespace, bad: str, good: str) -> int:
+    failed = has_errors(findings)
     if arguments.json:
         print(json.dumps({"findings": [f.as_dict() for f in findings]}, indent=2, ensure_ascii=False))
     else:
         _print(findings)
-        print(f"{arguments.repository}: {'not usable' if failed else 'fine'}")
+        print(f"{arguments.repository}: {bad if failed else good}")
     return EXIT_FINDINGS if failed else EXIT_OK
 
 

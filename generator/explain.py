@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from generator import release
 from generator.facts.gather import Facts
+from generator.memory import Term, human
 from generator.plan import Plan
 
 
@@ -46,12 +47,8 @@ def explain(plan: Plan, facts: Facts) -> str:
         ("max input length", plan.limits.max_input_len, limits),
         ("max sequence length", plan.limits.max_seq_len, limits),
         *([("max answer length", plan.limits.max_output_len, limits)] if plan.limits.max_output_len else []),
-        (
-            "CUDA memory pool",
-            f"{plan.cuda_pool_bytes} bytes",
-            "2 x batch x table rows x hidden size x bytes, whole MiB",
-        ),
         ("ranks", f"tp {plan.tp} x pp {plan.pp}", "LLM engine" if engine else "option or default"),
+        ("launch", _launch(plan), "--launch-mode, --nodes, --vision-gpus"),
         ("quantization", plan.quantization, "LLM engine" if engine else "option or default"),
         ("TensorRT", built.tensorrt, "of the release"),
         ("containers", ", ".join(built.containers) or "none", "of the release"),
@@ -64,7 +61,36 @@ def explain(plan: Plan, facts: Facts) -> str:
         ),
     ]
     width = max(len(name) for name, _, _ in rows)
-    return "\n".join(f"{name.ljust(width)}  {value}   [{source}]" for name, value, source in rows)
+    lines = [f"{name.ljust(width)}  {value}   [{source}]" for name, value, source in rows]
+    return "\n".join([*lines, "", *_memory(plan)])
+
+
+def _launch(plan: Plan) -> str:
+    launch = plan.launch
+    gpus = ", ".join(map(str, launch.vision_gpus))
+    return f"{launch.mode}, {launch.nodes} node(s) of {launch.gpus} GPU(s), vision step on GPU {gpus}"
+
+
+def _memory(plan: Plan) -> list[str]:
+    """The memory plan as tables, a line per term: name, bytes, the same for people, the arithmetic."""
+    memory = plan.memory
+    kv = Term("KV cache of a full batch", memory.kv_bytes, f"{memory.kv_tokens} tokens x {memory.kv_token_bytes} bytes")
+    tables = {
+        "memory of a GPU with the LLM": (*memory.llm, kv) if memory.llm else (),
+        "memory of a GPU with the vision step, besides": memory.vision,
+        "/dev/shm": memory.shm,
+        "memory of a node, without GPUs": memory.host,
+    }
+    width = max(len(term.name) for terms in tables.values() for term in terms)
+    lines = []
+    for title, terms in tables.items():
+        if terms:
+            total = sum(term.bytes for term in terms)
+            lines.append(title)
+            for term in (*terms, Term("total", total, "")):
+                line = f"  {term.name.ljust(width)}  {term.bytes:>15,}  {human(term.bytes):>10}  {term.how}"
+                lines.append(line.rstrip())
+    return lines
 
 
 def _words(name: str) -> str:

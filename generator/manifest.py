@@ -48,10 +48,34 @@ def make(plan: Plan, options: Options, files: dict[str, bytes]) -> bytes:
         "servable": not plan.missing,
         "models": {role: plan.names[role] for role in plan.roles},
         "options": options.as_manifest(),
+        "machine": machine(plan),
         "facts": digest(json.dumps(numbers, sort_keys=True).encode()),
         "files": {path: digest(data) for path, data in sorted(files.items())},
     }
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def machine(plan: Plan) -> dict[str, Any]:
+    """What `gen-repo doctor` compares a machine with; sizes in bytes."""
+    launch, memory = plan.launch, plan.memory
+    fraction = plan.llm_parameters.get("kv_cache_free_gpu_mem_fraction")
+    return {
+        "backend": "python" if plan.python_llm else "tensorrtllm",
+        "mode": launch.mode,
+        "world_size": launch.world_size,
+        "nodes": launch.nodes,
+        "ranks_per_node": launch.ranks_per_node,
+        "gpus": launch.gpus if plan.runtime == "trtllm" else 0,
+        "vision_gpus": list(launch.vision_gpus),
+        "llm_bytes": memory.llm_bytes,
+        "vision_bytes": memory.vision_bytes,
+        "cuda_pool": memory.cuda_pool,
+        "kv_least_bytes": memory.kv_least_bytes,
+        "kv_fraction": float(fraction) if fraction and plan.route.paged_kv_cache else None,
+        "shm_bytes": memory.shm_bytes,
+        "host_bytes": memory.host_bytes,
+        "llm_engine": plan.paths.llm_engine if plan.runtime == "trtllm" else None,
+    }
 
 
 def read(repository: Path) -> dict[str, Any] | None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 Runtime = Literal["trtllm", "torch"]
+LaunchMode = Literal["leader", "orchestrator"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of one generation; None means that the user did not say."""
+    """Options of one generation; None means that the user did not say. `gpu_memory` is in bytes of one GPU."""
 
     model: str
     hf_model_dir: Path | None = None
@@ -38,6 +39,12 @@ class Options:
     image_hosts: tuple[str, ...] = ()
     path_map: tuple[tuple[str, str], ...] = ()
     set: tuple[tuple[str, str, str], ...] = ()
+    launch_mode: LaunchMode = "leader"
+    nodes: int = 1
+    vision_gpus: tuple[int, ...] = (0,)
+    gpu_memory: int | None = None
+    deploy: Literal["kubernetes"] | None = None
+    container: str | None = None
     force: bool = False
     working_dir: Path = field(default_factory=Path.cwd)
 
@@ -50,7 +57,7 @@ class Options:
             "kv_cache_reuse": self.kv_cache_reuse,
             "tokenizer": self.tokenizer,
         }
-        optional = {
+        optional: dict[str, object] = {
             "release": self.release,
             "route": self.route,
             "quantization": self.quantization,
@@ -64,6 +71,12 @@ class Options:
             "image_hosts": list(self.image_hosts),
             "path_map": [list(pair) for pair in self.path_map],
             "set": [list(entry) for entry in self.set],
+            "launch_mode": self.launch_mode if self.launch_mode != "leader" else None,
+            "nodes": self.nodes if self.nodes != 1 else None,
+            "vision_gpus": list(self.vision_gpus) if self.vision_gpus != (0,) else None,
+            "gpu_memory": self.gpu_memory,
+            "deploy": self.deploy,
+            "container": self.container,
         }
         return chosen | {key: value for key, value in optional.items() if value}
 
@@ -78,6 +91,12 @@ class Options:
             "--tokenizer": self.tokenizer if self.tokenizer != "hf" else None,
             "--frame-order": self.frame_order,
             "--name": self.name,
+            "--launch-mode": self.launch_mode if self.launch_mode != "leader" else None,
+            "--nodes": self.nodes if self.nodes != 1 else None,
+            "--vision-gpus": ",".join(map(str, self.vision_gpus)) if self.vision_gpus != (0,) else None,
+            "--gpu-memory": f"{self.gpu_memory / (1 << 30):g}" if self.gpu_memory else None,
+            "--deploy": self.deploy,
+            "--container": self.container,
         }
         words = [word for name, value in values.items() if value is not None for word in (name, str(value))]
         words += ["--streaming"] * self.streaming + ["--kv-cache-reuse"] * self.kv_cache_reuse

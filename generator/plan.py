@@ -6,18 +6,36 @@ are findings with both values.
 
 from __future__ import annotations
 
+import functools
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from generator import contract, crosscheck, limits, parameters, prompting, quantization, release, routes
+from generator import (
+    contract,
+    crosscheck,
+    deploy,
+    gpu_fit,
+    launch,
+    limits,
+    memory,
+    parameters,
+    prompting,
+    quantization,
+    release,
+    routes,
+)
 from generator.contract import Contract
+from generator.deploy import Deploy
 from generator.facts.font import FontFacts
 from generator.facts.gather import Facts
 from generator.facts.tokenizer import TokenizerFacts
 from generator.findings import Finding, error, warning
+from generator.launch import Launch
 from generator.limits import Limits
+from generator.memory import MemoryPlan, Sizes
 from generator.options import Options, Runtime
 from generator.routes import ROUTES, Route
 from generator.spec import Conversation, ModelSpec, PixelSpec, Tokens, Variant
@@ -48,6 +66,7 @@ class Plan:
         llm_dtype, vision_dtype: torch names ("float16", ...); the table crosses in the LLM's.
         vision_batch: images in one engine call at most, None = the engine's profile says it at load time.
         quantization: of the LLM, as --quantization calls it or, where that has no word, as the engine does.
+        launch: processes, nodes and GPUs. sizes: what the memory plan is computed from. deploy: None = no manifests.
         llm_queue: settings of the LLM's queue, outside its parameters.
         repeated_options: words of the command line that make the same again, folders and limits left out.
         dropped_ids: of stop words, which are no part of an answer's text.
@@ -81,6 +100,9 @@ class Plan:
     tp: int
     pp: int
     quantization: str
+    launch: Launch
+    sizes: Sizes
+    deploy: Deploy | None
     image_hosts: tuple[str, ...]
     llm_parameters: dict[str, str]
     llm_queue: dict[str, str]
@@ -107,11 +129,28 @@ class Plan:
         return (frames, *self.pixels.shape) if frames else self.pixels.shape
 
     @property
-    def cuda_pool_bytes(self) -> int:
-        """Triton's CUDA memory pool: tables of a full batch, twice (one being made, one being read), in whole MiB."""
-        table = self.limits.max_table_rows * self.hidden_size * (4 if self.llm_dtype == "float32" else 2)
-        mebibyte = 1 << 20
-        return max(64 * mebibyte, -(-2 * table * self.limits.max_batch_size // mebibyte) * mebibyte)
+    def entry_elements(self) -> int:
+        """Values of one entry; an open side is as long as the largest image has patches, which are rows."""
+        return math.prod(self.rows_per_image if side == -1 else side for side in self.entry_shape)
+
+    @property
+    def entries_per_image(self) -> int:
+        return self.spec.layout.largest(self.layout)[0] if self.spec.layout.largest else 1
+
+    @property
+    def entries_per_call(self) -> int:
+        """Entries of one call of the vision engine: of all images of a full batch, or what the engine takes."""
+        all_entries = self.limits.max_batch_size * self.limits.max_images * self.entries_per_image
+        return min(all_entries, self.vision_batch or all_entries)
+
+    @property
+    def python_llm(self) -> bool:
+        """Whether the LLM step is a Python model."""
+        return self.runtime == "torch" or self.route.own_code
+
+    @functools.cached_property
+    def memory(self) -> MemoryPlan:
+        return memory.make(self)
 
 
 def route_of(options: Options, spec: ModelSpec, release: str) -> tuple[Route, list[Finding]]:
@@ -203,6 +242,17 @@ def _missing(options: Options, spec: ModelSpec, facts: Facts) -> list[str]:
     return missing
 
 
+def _with_kv_fraction(plan: Plan, options: Options) -> Plan:
+    """The KV cache's share of the GPU of --gpu-memory, unless --set says one."""
+    name, total = "kv_cache_free_gpu_mem_fraction", options.gpu_memory
+    said = any(chosen == name for _, chosen, _ in options.set)
+    if total is None or said or name not in plan.llm_parameters or not plan.route.paged_kv_cache:
+        return plan
+    beside = plan.launch.vision_beside_llm
+    fraction = f"{gpu_fit.kv_fraction(plan.memory, total, vision_beside_llm=beside):g}"
+    return replace(plan, llm_parameters=plan.llm_parameters | {name: fraction})
+
+
 def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> tuple[Plan, list[Finding]]:
     """Decides everything.
 
@@ -218,6 +268,13 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     vocab_size = llm.vocab_size if llm else checkpoint.vocab_size if checkpoint else variant.vocab_size
     hidden_size = llm.hidden_size if llm else checkpoint.hidden_size if checkpoint else variant.hidden_size
     llm_dtype = llm.dtype if llm else spec.dtype  # not the checkpoint's: the guide converts to its own choice
+    llm_dtype = llm_dtype if llm_dtype in TRITON_TYPE else spec.dtype
+    tp = llm.tp if llm else options.tp or 1
+    pp = llm.pp if llm else options.pp or 1
+    started, more = launch.decide(options, tp, pp, cpp_backend=not route.own_code)
+    findings += more
+    deployed, more = deploy.decide(options, next(iter(release.of(chosen).images), None))
+    findings += more
     layout = prompting.layout(options, spec, facts)
     vision_dtype = spec.misstated_precision.get(vision.dtype, vision.dtype) if vision else spec.vision_dtype
     decided, more = limits.decide(options, spec, variant, facts, rows, layout)
@@ -225,8 +282,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     entries = spec.layout.largest(layout)[0] if spec.layout.largest else 1
     findings += crosscheck.vision_batch(spec, facts, entries * decided.max_images)
     findings += crosscheck.check(options, spec, variant, facts, chosen, rows, route)
-    tp = llm.tp if llm else options.tp or 1
-    pp = llm.pp if llm else options.pp or 1
+    quantized = quantization.name_of(llm.quantization) if llm else options.quantization or quantization.NONE
     backend, more = parameters.decide(
         options,
         spec,
@@ -240,6 +296,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
             "max_beam_width": str(llm.max_beam_width if llm else 1),
             "enable_kv_cache_reuse": "true" if options.kv_cache_reuse else "false",
             **spec.llm_parameters,
+            **({"num_nodes": str(started.nodes)} if started.nodes > 1 else {}),
             # half of the cache for what the decoder attends to, and its prompt is too short to chunk
             **(
                 {"cross_kv_cache_fraction": "0.5", "enable_chunked_context": "false"}
@@ -273,7 +330,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         rows_per_image=rows,
-        llm_dtype=llm_dtype if llm_dtype in TRITON_TYPE else spec.dtype,
+        llm_dtype=llm_dtype,
         vision_dtype=vision_dtype if vision_dtype in TRITON_TYPE else spec.vision_dtype,
         pixels=(checkpoint and checkpoint.pixels) or variant.pixels,
         conversation=variant.conversation,
@@ -296,11 +353,15 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         vision_batch=vision.max_batch_size if vision else None,
         tp=tp,
         pp=pp,
-        quantization=quantization.name_of(llm.quantization) if llm else options.quantization or quantization.NONE,
+        quantization=quantized,
+        launch=started,
+        sizes=memory.sizes(facts, variant, llm_dtype, quantized),
+        deploy=deployed,
         image_hosts=options.image_hosts,
         llm_parameters=backend.parameters,
         llm_queue=backend.queue,
         repeated_options=options.words(),
         missing=tuple(missing),
     )
-    return plan, findings
+    findings += gpu_fit.check(plan, plan.memory) + deploy.check(plan)
+    return _with_kv_fraction(plan, options), findings

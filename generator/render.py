@@ -17,8 +17,9 @@ from typing import Any
 
 import jinja2
 
-from generator import interface, settings
+from generator import deploy, interface, settings
 from generator.build import build_plan
+from generator.memory import human
 from generator.plan import FRONT, Plan
 
 Files = dict[str, bytes]
@@ -36,7 +37,7 @@ SETTINGS: dict[str, SettingsOf] = {
     "trtllm/python_executor": settings.trtllm_executor,
 }
 NEED_TOKENIZER = ("preprocessing", "postprocessing", FRONT)
-TOP_LEVEL = ("README.md.jinja", "launch.sh.jinja", "build_engines.sh.jinja")
+TOP_LEVEL = ("README.md.jinja", "launch.sh.jinja", "build_engines.sh.jinja", "kubernetes.yaml.jinja")
 
 
 def templates_root() -> Path:
@@ -74,7 +75,7 @@ def environment(root: Path) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - the output is no HTML; strings are quoted by the filters below
     )
-    env.filters.update(pbtxt=pbtxt, comment=comment, sh=lambda value: shlex.quote(str(value)))
+    env.filters.update(pbtxt=pbtxt, comment=comment, sh=lambda value: shlex.quote(str(value)), human=human)
     return env
 
 
@@ -135,7 +136,14 @@ def _json(values: dict[str, Any]) -> bytes:
 
 def top_level(plan: Plan, template: str) -> bytes:
     """One of the files beside the models: a script, or the README."""
-    context = {"plan": plan, "model": interface.ensemble(plan), "build": build_plan(plan)}
+    context = {
+        "plan": plan,
+        "model": interface.ensemble(plan),
+        "build": build_plan(plan),
+        "deploy": plan.deploy,
+        "resources": deploy.resources(plan),
+        "mount": deploy.MOUNT,
+    }
     return environment(templates_root()).get_template(template).render(context).encode()
 
 
@@ -153,7 +161,9 @@ def render(plan: Plan) -> Files:
             files[f"{plan.names[role]}/{relative}"] = content
     files["chat.json"] = _json(settings.chat(plan))
     for name in TOP_LEVEL:
-        if name == "build_engines.sh.jinja" and plan.runtime != "trtllm":
+        if (name.startswith("build_engines") and plan.runtime != "trtllm") or (
+            name.startswith("kubernetes") and plan.deploy is None
+        ):
             continue
         files[name.removesuffix(".jinja")] = top_level(plan, name)
     return dict(sorted(files.items()))

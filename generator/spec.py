@@ -13,6 +13,7 @@ from typing import Any, Literal
 from generator.build_spec import WITH_ATTENTION_PLUGIN as WITH_ATTENTION_PLUGIN
 from generator.build_spec import BuildSpec as BuildSpec
 from generator.build_spec import EngineBuild as EngineBuild
+from generator.sizes import LlmSize, TowerSize
 
 PixelStep = tuple[str | int, ...]
 
@@ -75,6 +76,7 @@ class Variant:
         source: repository of the weights.
         hidden_size, vocab_size, max_positions: of the LLM; the engine's or checkpoint's own numbers win.
         rows_per_image: prompt table rows of one entry of the engine's input, which is an image or a tile of it.
+        llm_size, tower: for memory plans made before there are engines.
         short_positions: positions up to which the LLM's first position factors hold; a sequence should not cross it.
         refused: why this variant cannot be generated; empty = it can.
         no_torch: why `--runtime torch` cannot run it; empty = it can.
@@ -89,6 +91,8 @@ class Variant:
     pixels: PixelSpec
     conversation: Conversation
     tokens: Tokens
+    llm_size: LlmSize | None = None
+    tower: TowerSize | None = None
     short_positions: int | None = None
     refused: str = ""
     no_torch: str = ""

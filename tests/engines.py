@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,14 @@ def llm(
     kv_cache: str | None = None,
     plugins: dict[str, Any] | None = None,
     content: str = "",
+    pretrained: dict[str, Any] | None = None,
+    rank_bytes: int = 0,
     **build: Any,
 ) -> Path:
-    """An LLM engine folder; `build` are further fields of build_config, `content` is that of the engine files."""
+    """An LLM engine folder; `pretrained` and `build` are further fields of their sections.
+
+    Engine files have `content`, or else `rank_bytes` bytes, which take no space on disk.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "version": version,
@@ -50,6 +56,7 @@ def llm(
             "hidden_size": hidden_size,
             "mapping": {"world_size": tp * pp, "tp_size": tp, "pp_size": pp},
             "quantization": {"quant_algo": quantization, "kv_cache_quant_algo": kv_cache},
+            **(pretrained or {}),
         },
         "build_config": {
             "max_input_len": max_input_len,
@@ -70,7 +77,10 @@ def llm(
     }
     (folder / "config.json").write_text(json.dumps(config))
     for rank in range(tp * pp):
-        (folder / f"rank{rank}.engine").write_text(content)
+        file = folder / f"rank{rank}.engine"
+        file.write_text(content)
+        if rank_bytes:
+            os.truncate(file, rank_bytes)
     return folder
 
 

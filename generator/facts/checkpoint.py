@@ -9,6 +9,7 @@ from typing import Any
 
 from generator.facts import jsonfile
 from generator.findings import Refused, error
+from generator.sizes import LlmSize, llm_size
 from generator.spec import CheckpointSpec, ModelSpec, PixelSpec, Variant
 
 DOWNLOAD = "point --hf-model-dir at a complete checkpoint (build_engines.sh downloads it)"
@@ -40,6 +41,7 @@ class CheckpointFacts:
     has_weights: bool
     start_token_id: int | None = None
     num_heads: int | None = None
+    llm_size: LlmSize | None = None
 
 
 def _size(value: Any, key: str, path: Path) -> int:
@@ -212,6 +214,7 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
         has_weights=_weights(folder),
         start_token_id=_start(config, where.start, path),
         num_heads=heads(text),
+        llm_size=llm_size(text, hidden, vocab),
     )
 
 
@@ -270,4 +273,5 @@ def _with_llm_folder(folder: Path, spec: ModelSpec, variant: Variant, config: di
         layout={},
         has_weights=_weights(llm_folder),
         num_heads=heads(llm),
+        llm_size=llm_size(llm, hidden, vocab),
     )

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from generator import sizes
 from generator.facts import jsonfile
 from generator.findings import Refused, error
+from generator.sizes import LlmSize
 
 VISION_ENGINE_FILES = ("model.engine", "visual_encoder.engine", "rank0.engine")
 BUILD = "build it with build_engines.sh, or point the option at the folder that holds config.json and the engine"
@@ -68,6 +70,8 @@ class LlmEngineFacts:
     weight_streaming: bool
     gathers_context_logits: bool
     gathers_generation_logits: bool
+    size: LlmSize | None
+    rank_bytes: int  # of the largest rank file, the encoder's added to the decoder's
     max_encoder_input_len: int | None = None
     encoder: LlmEngineFacts | None = None
 
@@ -143,6 +147,7 @@ def llm_engine(folder: Path) -> LlmEngineFacts:
         max_batch_size=min(encoder.max_batch_size, decoder.max_batch_size),
         max_input_len=min(encoder.max_input_len, decoder.max_encoder_input_len or encoder.max_input_len),
         max_table_rows=encoder.max_table_rows,
+        rank_bytes=encoder.rank_bytes + decoder.rank_bytes,
     )
 
 
@@ -202,5 +207,7 @@ def _llm_part(folder: Path) -> LlmEngineFacts:
         weight_streaming=bool(build.get("weight_streaming", False)),
         gathers_context_logits=bool(build.get("gather_context_logits", False)),
         gathers_generation_logits=bool(build.get("gather_generation_logits", False)),
+        size=sizes.llm_size(pretrained, required(pretrained, "hidden_size"), required(pretrained, "vocab_size")),
+        rank_bytes=max((folder / f"rank{r}.engine").stat().st_size for r in range(tp * pp)),
         max_encoder_input_len=required(build, "max_encoder_input_len") if attends else None,
     )

@@ -16,6 +16,7 @@ from generator.facts import checkpoint, jsonfile, sentencepiece_model
 from generator.facts.checkpoint import CheckpointFacts
 from generator.facts.sentencepiece_model import SentencePieceFacts
 from generator.findings import EXIT_ENVIRONMENT, Refused, error
+from generator.sizes import llm_size
 from generator.spec import ModelSpec, Variant
 
 CONFIG = "model_config.yaml"
@@ -67,11 +68,12 @@ def read(path: Path, spec: ModelSpec, variant: Variant, projector: Path | None =
     hidden = jsonfile.number(config, "hidden_size", archive, CONFIG)
     if hidden is None:
         raise Refused(error("config-incomplete", f"{CONFIG} states no hidden_size", archive, AGAIN))
+    vocab = _vocab_size(archive, config)
     return CheckpointFacts(
         path=archive,
         llm_config=archive,
         model_type="nemo",
-        vocab_size=_vocab_size(archive, config),
+        vocab_size=vocab,
         hidden_size=hidden,
         max_positions=jsonfile.number(config, "max_position_embeddings", archive, CONFIG),
         image_token_id=None,
@@ -80,6 +82,7 @@ def read(path: Path, spec: ModelSpec, variant: Variant, projector: Path | None =
         layout=layout,
         has_weights=archive.is_file(),
         num_heads=checkpoint.heads(config),
+        llm_size=llm_size(config, hidden, vocab),
     )
 
 

@@ -5,6 +5,7 @@ Blip2Processor for pixels and ids. An answer ends with a newline, not with OPT's
 """
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
+from generator.sizes import EVA_G_QFORMER, OPT_2_7B, OPT_6_7B, LlmSize
 from generator.spec import (
     BuildSpec,
     CheckpointSpec,
@@ -20,11 +21,13 @@ from generator.spec import (
 )
 
 
-def _variant(name: str, hidden_size: int) -> Variant:
+def _variant(name: str, hidden_size: int, llm_size: LlmSize) -> Variant:
     return Variant(
         name=name,
         source=f"Salesforce/{name}",
         hidden_size=hidden_size,
+        llm_size=llm_size,
+        tower=EVA_G_QFORMER,
         vocab_size=50304,  # 50265 + <image>, padded; 50272 in older revisions of the checkpoint
         max_positions=2048,
         rows_per_image=32,
@@ -39,7 +42,7 @@ def _variant(name: str, hidden_size: int) -> Variant:
 SPEC = ModelSpec(
     name="blip2-opt",
     title="BLIP2-OPT",
-    variants=(_variant("blip2-opt-2.7b", 2560), _variant("blip2-opt-6.7b", 4096)),
+    variants=(_variant("blip2-opt-2.7b", 2560, OPT_2_7B), _variant("blip2-opt-6.7b", 4096, OPT_6_7B)),
     engine_model_types=("blip2-opt",),
     checkpoint_model_types=("blip-2",),
     image_mark="<image>",

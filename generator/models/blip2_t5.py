@@ -6,6 +6,7 @@ guide converts the LLM to bfloat16 under a vision engine in float16.
 """
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
+from generator.sizes import EVA_G_QFORMER, FLAN_T5_XL, FLAN_T5_XXL, LlmSize
 from generator.spec import (
     CheckpointSpec,
     Conversation,
@@ -21,11 +22,13 @@ from generator.spec import (
 from generator.special_builds import BLIP2_T5
 
 
-def _variant(name: str, hidden_size: int) -> Variant:
+def _variant(name: str, hidden_size: int, llm_size: LlmSize) -> Variant:
     return Variant(
         name=name,
         source=f"Salesforce/{name}",
         hidden_size=hidden_size,
+        llm_size=llm_size,
+        tower=EVA_G_QFORMER,
         vocab_size=32128,
         max_positions=1024,  # relative positions have no end; as the guide builds
         rows_per_image=32,
@@ -40,7 +43,7 @@ def _variant(name: str, hidden_size: int) -> Variant:
 SPEC = ModelSpec(
     name="blip2-t5",
     title="BLIP2-T5",
-    variants=(_variant("blip2-flan-t5-xl", 2048), _variant("blip2-flan-t5-xxl", 4096)),
+    variants=(_variant("blip2-flan-t5-xl", 2048, FLAN_T5_XL), _variant("blip2-flan-t5-xxl", 4096, FLAN_T5_XXL)),
     engine_model_types=("blip2-t5",),
     checkpoint_model_types=("blip-2",),
     image_mark="<image>",

@@ -7,6 +7,7 @@ without the chat template. In-flight batching came with 0.13.0.
 """
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
+from generator.sizes import COGVLM_LLM, EVA2_CLIP_E
 from generator.spec import (
     CheckpointSpec,
     Conversation,
@@ -33,6 +34,8 @@ SPEC = ModelSpec(
             name="cogvlm-chat-hf",
             source="THUDM/cogvlm-chat-hf",
             hidden_size=4096,
+            llm_size=COGVLM_LLM,
+            tower=EVA2_CLIP_E,
             vocab_size=32000,
             max_positions=2048,
             rows_per_image=PATCHES + 2,  # a row before the patches, and one behind them

@@ -7,6 +7,7 @@ patches that do not exist; here, as in transformers, it sees the valid ones.
 """
 
 from generator import special_builds
+from generator.sizes import PIX2STRUCT_DECODER, PIX2STRUCT_ENCODER
 from generator.spec import (
     CheckpointSpec,
     Conversation,
@@ -37,6 +38,8 @@ SPEC = ModelSpec(
             name="deplot",
             source="google/deplot",
             hidden_size=768,
+            llm_size=PIX2STRUCT_DECODER,
+            tower=PIX2STRUCT_ENCODER,
             vocab_size=50244,
             max_positions=2558,  # what the guide builds for; positions are relative and have no end
             rows_per_image=MAX_PATCHES,

@@ -4,6 +4,7 @@ Sources: TensorRT-LLM `multimodal_builder.py` (build_fuyu_engine); adept/fuyu-8b
 FuyuImageProcessor and FuyuProcessor for pixels and ids.
 """
 
+from generator.sizes import FUYU_PATCHES, PERSIMMON_8B
 from generator.spec import (
     BuildSpec,
     CheckpointSpec,
@@ -31,6 +32,8 @@ SPEC = ModelSpec(
             name="fuyu-8b",
             source="adept/fuyu-8b",
             hidden_size=4096,
+            llm_size=PERSIMMON_8B,
+            tower=FUYU_PATCHES,
             vocab_size=262144,
             max_positions=16384,
             rows_per_image=LINES * COLUMNS,

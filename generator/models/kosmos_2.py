@@ -5,6 +5,7 @@ transformers' Kosmos2Processor for pixels and ids.
 """
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
+from generator.sizes import CLIP_L_224, KOSMOS_2_TEXT
 from generator.spec import (
     WITH_ATTENTION_PLUGIN,
     BuildSpec,
@@ -29,6 +30,8 @@ SPEC = ModelSpec(
             name="kosmos-2",
             source="microsoft/kosmos-2-patch14-224",
             hidden_size=2048,
+            llm_size=KOSMOS_2_TEXT,
+            tower=CLIP_L_224,
             vocab_size=65037,
             max_positions=2048,
             rows_per_image=64,

@@ -5,6 +5,7 @@ transformers' LlavaProcessor and CLIPImageProcessor for prompt and pixels (one B
 where TensorRT-LLM's own runner has two BOS and the newline before it).
 """
 
+from generator.sizes import CLIP_L_336, LLAMA_2_7B, LLAMA_2_13B, LlmSize
 from generator.spec import (
     BuildSpec,
     Conversation,
@@ -31,11 +32,13 @@ NO_SMOOTHQUANT = (
 )
 
 
-def _variant(name: str, hidden_size: int) -> Variant:
+def _variant(name: str, hidden_size: int, llm_size: LlmSize) -> Variant:
     return Variant(
         name=name,
         source=f"llava-hf/{name}",
         hidden_size=hidden_size,
+        llm_size=llm_size,
+        tower=CLIP_L_336,
         vocab_size=32064,  # 32000 + <image> + <pad>, padded to a multiple of 64 by transformers' conversion script
         max_positions=4096,
         rows_per_image=576,  # (336 / 14) ** 2, the class token dropped
@@ -48,7 +51,7 @@ def _variant(name: str, hidden_size: int) -> Variant:
 SPEC = ModelSpec(
     name="llava",
     title="LLaVA-1.5",
-    variants=(_variant("llava-1.5-7b-hf", 4096), _variant("llava-1.5-13b-hf", 5120)),
+    variants=(_variant("llava-1.5-7b-hf", 4096, LLAMA_2_7B), _variant("llava-1.5-13b-hf", 5120, LLAMA_2_13B)),
     engine_model_types=("llava",),
     checkpoint_model_types=("llava",),
     image_mark="<image>",

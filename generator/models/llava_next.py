@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
+from generator.sizes import CLIP_L_336, MISTRAL_7B, YI_34B, LlmSize
 from generator.spec import (
     WITH_ATTENTION_PLUGIN,
     BuildSpec,
@@ -51,12 +52,20 @@ def smallest(settings: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _variant(
-    name: str, hidden_size: int, vocab_size: int, max_positions: int, conversation: Conversation, tokens: Tokens
+    name: str,
+    hidden_size: int,
+    vocab_size: int,
+    max_positions: int,
+    conversation: Conversation,
+    tokens: Tokens,
+    llm_size: LlmSize,
 ) -> Variant:
     return Variant(
         name=name,
         source=f"llava-hf/{name}",
         hidden_size=hidden_size,
+        llm_size=llm_size,
+        tower=CLIP_L_336,
         vocab_size=vocab_size,
         max_positions=max_positions,
         rows_per_image=SIDE**2,
@@ -70,8 +79,16 @@ SPEC = ModelSpec(
     name="llava-next",
     title="LLaVA-NeXT",
     variants=(
-        _variant("llava-v1.6-mistral-7b-hf", 4096, 32064, 32768, MISTRAL, Tokens(bos=1, end=2, pad=32001, image=32000)),
-        _variant("llava-v1.6-34b-hf", 7168, 64064, 4096, HERMES_2, Tokens(bos=1, end=7, pad=0, image=64000)),
+        _variant(
+            "llava-v1.6-mistral-7b-hf",
+            4096,
+            32064,
+            32768,
+            MISTRAL,
+            Tokens(bos=1, end=2, pad=32001, image=32000),
+            MISTRAL_7B,
+        ),
+        _variant("llava-v1.6-34b-hf", 7168, 64064, 4096, HERMES_2, Tokens(bos=1, end=7, pad=0, image=64000), YI_34B),
     ),
     engine_model_types=("llava_next",),
     checkpoint_model_types=("llava_next",),

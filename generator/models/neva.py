@@ -6,6 +6,7 @@ training and engine drop the first of its 729 patches as if it were one.
 """
 
 from generator.models.vila import SIGLIP_384
+from generator.sizes import NEMOTRON_3_8B, SIGLIP_SO_384
 from generator.spec import (
     WITH_ATTENTION_PLUGIN,
     BuildSpec,
@@ -38,6 +39,8 @@ SPEC = ModelSpec(
             name="neva",
             source="",
             hidden_size=4096,  # NVGPT-8B
+            llm_size=NEMOTRON_3_8B,
+            tower=SIGLIP_SO_384,
             vocab_size=256000,
             max_positions=4096,
             rows_per_image=728,

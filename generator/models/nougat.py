@@ -5,6 +5,7 @@ No prompt: the text of a request is not looked at. transformers bans the unknown
 transformers' NougatImageProcessor for pixels, NougatTokenizer for the Markdown.
 """
 
+from generator.sizes import DONUT_SWIN, NOUGAT_BASE_DECODER, NOUGAT_SMALL_DECODER
 from generator.spec import (
     CheckpointSpec,
     Conversation,
@@ -34,6 +35,8 @@ def _variant(size: str, max_positions: int) -> Variant:
         name=f"nougat-{size}",
         source=f"facebook/nougat-{size}",
         hidden_size=1024,
+        llm_size=NOUGAT_BASE_DECODER if size == "base" else NOUGAT_SMALL_DECODER,
+        tower=DONUT_SWIN,
         vocab_size=50000,
         max_positions=max_positions,
         rows_per_image=(HEIGHT // PIXELS_PER_ROW) * (WIDTH // PIXELS_PER_ROW),

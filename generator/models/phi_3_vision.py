@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
+from generator.sizes import CLIP_L_336, PHI_3_MINI
 from generator.spec import (
     WITH_ATTENTION_PLUGIN,
     BuildSpec,
@@ -48,6 +49,8 @@ SPEC = ModelSpec(
             name="Phi-3-vision-128k-instruct",
             source="microsoft/Phi-3-vision-128k-instruct",
             hidden_size=3072,
+            llm_size=PHI_3_MINI,
+            tower=CLIP_L_336,
             vocab_size=32064,
             max_positions=131072,
             short_positions=4096,

@@ -6,6 +6,7 @@ reverses them, as NeMo did in May 2024 only: --frame-order bgr).
 """
 
 from generator.models.llava import CLIP_MEAN, CLIP_STD
+from generator.sizes import CLIP_L_224, NEMOTRON_3_8B
 from generator.spec import (
     VIDEO,
     WITH_ATTENTION_PLUGIN,
@@ -39,6 +40,8 @@ SPEC = ModelSpec(
             name="nemotron-3",
             source="",
             hidden_size=4096,  # Nemotron-3-8B
+            llm_size=NEMOTRON_3_8B,
+            tower=CLIP_L_224,
             vocab_size=256000,
             max_positions=4352,  # what the guide builds for: 4096 trained positions and its answer
             rows_per_image=FRAMES * 256,

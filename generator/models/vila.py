@@ -7,6 +7,7 @@ numbers take precedence.
 """
 
 from generator.models.llava import NO_SMOOTHQUANT
+from generator.sizes import INTERN_VIT_6B, LLAMA_2_13B, LLAMA_3_8B, SHEARED_LLAMA_2_7B, SIGLIP_SO_384, YI_34B, LlmSize
 from generator.spec import (
     BuildSpec,
     Conversation,
@@ -62,6 +63,7 @@ TWO_SCALES = "its tower looks at the image at two scales (384 and 768 pixels), w
 def _siglip(
     name: str,
     hidden_size: int,
+    llm_size: LlmSize,
     *,
     source: str = "",
     vocab_size: int = 32000,
@@ -74,6 +76,8 @@ def _siglip(
         name=name,
         source=source or f"Efficient-Large-Model/{name.replace('vila', 'VILA')}",
         hidden_size=hidden_size,
+        llm_size=llm_size,
+        tower=SIGLIP_SO_384,
         vocab_size=vocab_size,
         max_positions=max_positions,
         rows_per_image=196,  # 27 x 27 patches, padded to 28 x 28 and merged 2 x 2
@@ -84,7 +88,7 @@ def _siglip(
     )
 
 
-LLAMA_3_8B = {
+WITH_LLAMA_3 = {
     "vocab_size": 128256,
     "max_positions": 8192,
     "conversation": LLAMA_3,
@@ -95,13 +99,15 @@ SPEC = ModelSpec(
     name="vila",
     title="VILA-1.5",
     variants=(
-        _siglip("vila1.5-3b", 2560),
-        _siglip("vila1.5-8b", 4096, source="Efficient-Large-Model/Llama-3-VILA1.5-8B", **LLAMA_3_8B),  # type: ignore[arg-type]
-        _siglip("vila1.5-13b", 5120),
+        _siglip("vila1.5-3b", 2560, SHEARED_LLAMA_2_7B),
+        _siglip("vila1.5-8b", 4096, LLAMA_3_8B, source="Efficient-Large-Model/Llama-3-VILA1.5-8B", **WITH_LLAMA_3),  # type: ignore[arg-type]
+        _siglip("vila1.5-13b", 5120, LLAMA_2_13B),
         Variant(
             name="vila1.5-40b",
             source="Efficient-Large-Model/VILA1.5-40b",
             hidden_size=7168,
+            llm_size=YI_34B,
+            tower=INTERN_VIT_6B,
             vocab_size=64000,
             max_positions=4096,
             rows_per_image=256,  # 32 x 32 patches merged 2 x 2
@@ -110,10 +116,11 @@ SPEC = ModelSpec(
             tokens=Tokens(bos=1, end=2, pad=0),
             no_torch="its InternViT-6B tower is not in transformers and would run code from the checkpoint",
         ),
-        _siglip("vila1.5-3b-s2", 2560, refused=TWO_SCALES),
+        _siglip("vila1.5-3b-s2", 2560, SHEARED_LLAMA_2_7B, refused=TWO_SCALES),
         _siglip(
             "vila1.5-8b-s2",
             4096,
+            LLAMA_3_8B,
             source="Efficient-Large-Model/Llama-3-VILA1.5-8B-s2",
             refused=TWO_SCALES,
         ),

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Starts Triton with this repository. Made by gen-repo for neva; further flags are passed on.
+# Starts Triton with this repository. Made by gen-repo for neva; further flags are passed on to tritonserver.
+# Needs 1 GPU(s) of 29.9 GiB for a full batch of longest requests; the KV cache takes what there is.
+# Needs 576.0 MiB of /dev/shm: docker run --shm-size=603979776
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -8,8 +10,8 @@ arguments=(
   --model-repository="$repository"
   --disable-auto-complete-config
   --exit-timeout-secs=30
-  # Prompt tables go from the vision step to the LLM on the GPU:
-  # 2 x 8 requests x 728 rows x 4096 values.
-  --cuda-memory-pool-byte-size=0:95420416
 )
+# Tables go from the vision step to the LLM on the GPU, through this pool:
+# 2 x 8 requests x 728 rows x 4096 values.
+arguments+=(--cuda-memory-pool-byte-size=0:95420416)
 exec tritonserver "${arguments[@]}" "$@"

@@ -19,6 +19,9 @@ VALUES: dict[str, Any] = {
     "pp": 2,
     "tokenizer": "checkpoint",
     "image_hosts": ("a.b",),
+    "nodes": 2,
+    "vision_gpus": (1,),
+    "gpu_memory": 80 << 30,
     "set": (("tensorrt_llm", "max_beam_width", "2"),),
 }
 

@@ -1,0 +1,161 @@
+"""Arguments of the command line: what they may hold, and those of generating a repository."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from generator import quantization
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _pair(text: str) -> tuple[str, str]:
+    host, sign, container = text.partition("=")
+    if not sign or not host or not container:
+        raise argparse.ArgumentTypeError(f"must be HOST=CONTAINER, not {text!r}")
+    return host, container
+
+
+def _setting(text: str) -> tuple[str, str, str]:
+    name, sign, value = text.partition("=")
+    step, dot, parameter = name.partition(".")
+    if not sign or not dot or not parameter:
+        raise argparse.ArgumentTypeError(f"must be MODEL.PARAMETER=VALUE, not {text!r}")
+    return step, parameter, value
+
+
+def _name(text: str) -> str:
+    if not text.isascii() or not text.replace("_", "").replace("-", "").isalnum():
+        raise argparse.ArgumentTypeError(f"must consist of letters, digits, '_' and '-', not {text!r}")
+    return text
+
+
+def _gpus(text: str) -> tuple[int, ...]:
+    if not all(part.isascii() and part.isdigit() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"must be GPU numbers like 0,1, not {text!r}")
+    return tuple(int(part) for part in text.split(","))
+
+
+def _gibibytes(text: str) -> int:
+    value = float(text)
+    if not 1 <= value <= 65536:
+        raise argparse.ArgumentTypeError(f"must be 1 to 65536 GiB, not {text}")
+    return int(value * (1 << 30))
+
+
+def _host(text: str) -> str:
+    host = text.removeprefix("http://").removeprefix("https://")
+    if not host or any(c in host for c in "/@?#\\ "):
+        raise argparse.ArgumentTypeError(f"must be a host name, or http://HOST to allow plain http, not {text!r}")
+    return text.removeprefix("https://")
+
+
+def generation(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_argument_group("where things are (default: the guide's folders below tmp/)")
+    where.add_argument("--hf-model-dir", type=Path, metavar="D", help="the checkpoint")
+    where.add_argument("--visual-engine-dir", type=Path, metavar="D", help="the vision engine and its config.json")
+    where.add_argument("--llm-engine-dir", type=Path, metavar="D", help="the LLM engine and its config.json")
+    where.add_argument("--tokenizer-dir", type=Path, metavar="D", help="the tokenizer, if not in the checkpoint")
+    where.add_argument("--projector", type=Path, metavar="F", help="the vision side, if not in the checkpoint")
+    where.add_argument("--header-font", type=Path, metavar="FILE", help="the font of questions drawn above images")
+    where.add_argument("--output", type=Path, metavar="D", help="the repository (default: model_repos/MODEL)")
+    what = parser.add_argument_group("what to write")
+    what.add_argument("--model", metavar="NAME", help="a model or one of its variants, see `gen-repo list`")
+    what.add_argument(
+        "--runtime",
+        choices=("trtllm", "torch"),
+        default="trtllm",
+        help="trtllm: TensorRT engines; torch: the checkpoint with torch and transformers (default: trtllm)",
+    )
+    what.add_argument(
+        "--release",
+        metavar="R",
+        help="TensorRT-LLM release, or month of the Triton container (default: the engine's, else the newest)",
+    )
+    what.add_argument("--route", metavar="R", help="how the LLM is run, where a model has several ways (see `list`)")
+    what.add_argument(
+        "--quantization",
+        choices=quantization.NAMES,
+        metavar="Q",
+        help=f"of the LLM: {', '.join(quantization.NAMES)} (default: the engine's, else none)",
+    )
+    what.add_argument("--tp", type=positive, metavar="N", help="GPUs that share each layer of the LLM (default: 1)")
+    what.add_argument("--pp", type=positive, metavar="N", help="groups of layers of the LLM on GPUs of their own")
+    what.add_argument("--max-batch-size", type=positive, metavar="N", help="requests that run together")
+    what.add_argument("--max-images", type=positive, metavar="N", help="images per prompt")
+    what.add_argument(
+        "--max-tokens", type=positive, metavar="N", help="answer length unless asked (default: the model's)"
+    )
+    what.add_argument("--streaming", action="store_true", help="decoupled LLM, and the streaming front model")
+    what.add_argument("--kv-cache-reuse", action="store_true", help="share KV blocks between equal prompts")
+    what.add_argument(
+        "--tokenizer",
+        choices=("hf", "checkpoint"),
+        default="hf",
+        help="as the installed transformers tokenizes, or the checkpoint's tokenizer.json as it is (default: hf)",
+    )
+    what.add_argument(
+        "--frame-order",
+        choices=("rgb", "bgr"),
+        help="colours of video frames, as the model was trained (default: rgb; NVIDIA's runner feeds bgr)",
+    )
+    what.add_argument(
+        "--image-host",
+        action="append",
+        default=[],
+        type=_host,
+        metavar="HOST",
+        help="allow image URLs of this host over https (http://HOST: over http); repeatable",
+    )
+    what.add_argument("--name", type=_name, metavar="P", help="name of the ensemble and prefix of the steps")
+    what.add_argument(
+        "--path-map",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="HOST=CONTAINER",
+        help="rewrite paths to how the server sees them; repeatable",
+    )
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="MODEL.PARAMETER=VALUE",
+        help="set a backend parameter, e.g. tensorrt_llm.kv_cache_free_gpu_mem_fraction=0.5; repeatable",
+    )
+    machines = parser.add_argument_group("machines")
+    machines.add_argument(
+        "--launch-mode",
+        choices=("leader", "orchestrator"),
+        default="leader",
+        help="several ranks: one server each, the first answers; or one server that starts them (default: leader)",
+    )
+    machines.add_argument("--nodes", type=positive, default=1, metavar="N", help="machines that share the ranks (1)")
+    machines.add_argument(
+        "--vision-gpus",
+        type=_gpus,
+        default=(0,),
+        metavar="LIST",
+        help="GPUs with an instance of the vision step each, e.g. 0,1 (0)",
+    )
+    machines.add_argument(
+        "--gpu-memory",
+        type=_gibibytes,
+        metavar="GIB",
+        help="memory of one GPU: computes the KV cache's share, and refuses what does not fit",
+    )
+    machines.add_argument("--deploy", choices=("kubernetes",), help="write manifests as well: kubernetes.yaml")
+    machines.add_argument(
+        "--container", metavar="IMAGE", help="container image for --deploy (default: NVIDIA's of the release)"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--explain", action="store_true", help="print the plan, write nothing")
+    how.add_argument("--json", action="store_true", help="print findings and result as JSON")
+    how.add_argument("--force", action="store_true", help="replace a repository of ours that differs")
