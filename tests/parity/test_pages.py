@@ -24,6 +24,8 @@ from tests.oracle.nougat import NougatOracle
 from tests.parity.client import Case, ask, ask_stream, floats, inputs, passed_on, refusal, strings, tensor, tokens
 from tests.server.harness import triton
 
+pytestmark = pytest.mark.xdist_group("pages")  # one worker, so that each server starts once
+
 MAX_TOKENS = 24
 NAMES = pages.names()
 
