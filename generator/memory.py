@@ -259,7 +259,7 @@ def _shm(plan: Plan, table: int) -> tuple[Term, ...]:
     """Each Python step copies its requests' host tensors into its region, and its answers' too."""
     limits, each = plan.limits, DTYPE_BYTES[plan.vision_dtype]
     batch = limits.max_batch_size
-    files = limits.max_images * limits.max_image_bytes
+    files = limits.max_images * int(getattr(limits, plan.spec.media.limits[0]))
     pixels = limits.max_images * plan.entries_per_image * plan.entry_elements * each
     tables = table if plan.runtime == "torch" else 0  # engines hand tables over on the GPU
     terms = [
