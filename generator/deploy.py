@@ -5,35 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
+from generator import memory
 from generator.findings import Finding, error, warning
+from generator.launch import Deploy
 from generator.memory import GIB, MIB, PREPROCESSING_INSTANCES
 from generator.options import Options
-
-if TYPE_CHECKING:
-    from generator.plan import Plan
+from generator.plan import Plan
 
 MOUNT = "/models"
 CPUS_OF_A_RANK = 2
 LOAD_BYTES_PER_SECOND = 100_000_000  # a network volume on a bad day
 START_SECONDS = 300  # besides reading the files
 PROBE_SECONDS = 10
-
-
-@dataclass(frozen=True)
-class Deploy:
-    """A deployment on Kubernetes.
-
-    Attributes:
-        app: name of all objects, a DNS label short enough for the suffixes of pods.
-        repository: folder of this repository on the claim's volume.
-        image: container image.
-    """
-
-    app: str
-    repository: str
-    image: str
 
 
 def app_name(name: str) -> str:
@@ -96,12 +80,13 @@ class Resources:
 
 def resources(plan: Plan) -> Resources:
     """From the memory plan. /dev/shm is memory of the pod and part of `memory`."""
-    loaded = next(term.bytes for term in plan.memory.host if term.name == "engine files being loaded")
+    needed = memory.make(plan)
+    loaded = next(term.bytes for term in needed.host if term.name == "engine files being loaded")
     seconds = START_SECONDS + loaded // LOAD_BYTES_PER_SECOND
     return Resources(
         gpus=plan.launch.gpus,
         cpus=CPUS_OF_A_RANK * plan.launch.ranks_per_node + PREPROCESSING_INSTANCES + 2,
-        memory=f"{-(-plan.memory.host_bytes // GIB)}Gi",
-        shm=f"{plan.memory.shm_bytes // MIB}Mi",
+        memory=f"{-(-needed.host_bytes // GIB)}Gi",
+        shm=f"{needed.shm_bytes // MIB}Mi",
         startup_probes=-(-seconds // PROBE_SECONDS),
     )

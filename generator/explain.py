@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from generator import release
 from generator.facts.gather import Facts
-from generator.memory import Term, human
+from generator.memory import Term, human, make
 from generator.plan import Plan
 
 
@@ -73,7 +73,7 @@ def _launch(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> list[str]:
     """The memory plan as tables, a line per term: name, bytes, the same for people, the arithmetic."""
-    memory = plan.memory
+    memory = make(plan)
     kv = Term("KV cache of a full batch", memory.kv_bytes, f"{memory.kv_tokens} tokens x {memory.kv_token_bytes} bytes")
     tables = {
         "memory of a GPU with the LLM": (*memory.llm, kv) if memory.llm else (),

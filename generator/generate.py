@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from generator import manifest, models, plan, render
+from generator import manifest, models, planning, render
 from generator.facts.gather import Facts, gather
 from generator.findings import Finding, Refused, has_errors
 from generator.options import Options
@@ -40,7 +40,7 @@ def decide(options: Options) -> tuple[Plan, Facts, list[Finding]]:
     facts, findings = gather(options, spec, variant)
     if has_errors(findings):  # a plan over half-read facts would only add noise
         raise Refused(*findings)
-    decided, more = plan.make(options, spec, variant, facts)
+    decided, more = planning.make(options, spec, variant, facts)
     return decided, facts, [*findings, *more]
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from generator.findings import Finding, error, warning
 from generator.memory import MemoryPlan, human
-
-if TYPE_CHECKING:
-    from generator.plan import Plan
+from generator.plan import Plan
 
 KV_FRACTION = 0.9  # the backend's own default, and never exceeded here
 

@@ -44,6 +44,21 @@ class Launch:
         return any(gpu < self.ranks_per_node for gpu in self.vision_gpus)
 
 
+@dataclass(frozen=True)
+class Deploy:
+    """A deployment on Kubernetes.
+
+    Attributes:
+        app: name of all objects, a DNS label short enough for the suffixes of pods.
+        repository: folder of this repository on the claim's volume.
+        image: container image.
+    """
+
+    app: str
+    repository: str
+    image: str
+
+
 def decide(options: Options, tp: int, pp: int, *, cpp_backend: bool) -> tuple[Launch, list[Finding]]:
     """The launch of `tp` x `pp` ranks, and findings of options that do not go together.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from generator import __version__
+from generator import memory as memory_plan
 from generator.facts import jsonfile
 from generator.options import Options
 from generator.plan import Plan
@@ -57,7 +58,7 @@ def make(plan: Plan, options: Options, files: dict[str, bytes]) -> bytes:
 
 def machine(plan: Plan) -> dict[str, Any]:
     """What `gen-repo doctor` compares a machine with; sizes in bytes."""
-    launch, memory = plan.launch, plan.memory
+    launch, memory = plan.launch, memory_plan.make(plan)
     fraction = plan.llm_parameters.get("kv_cache_free_gpu_mem_fraction")
     return {
         "backend": "python" if plan.python_llm else "tensorrtllm",

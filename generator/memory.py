@@ -7,15 +7,12 @@ loads it, and what a CUDA context takes only to the driver. They are meant to be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from generator.facts.gather import Facts
+from generator.plan import Plan
 from generator.routes import FEATURES, TABLE
-from generator.sizes import LlmSize, TowerSize
-
-if TYPE_CHECKING:
-    from generator.facts.gather import Facts
-    from generator.plan import Plan
-    from generator.spec import Variant
+from generator.sizes import Sizes
+from generator.spec import Variant
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 # Of one weight; groups of 128 weights have a scale each in int4_awq.
@@ -32,19 +29,6 @@ STEP_HOST = GIB  # a Python step with numpy, or with torch on a GPU
 PINNED_POOL = 256 * MIB  # Triton's default
 SHM_REGION = MIB  # what a Python step's region starts with (--shm-default-byte-size)
 SHM_RANK = 128 * MIB  # what MPI and NCCL share between the ranks of a node
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What files and specs say of the two engines; None = not known yet."""
-
-    llm: LlmSize | None
-    llm_rank_bytes: int | None
-    llm_num_tokens: int
-    llm_value_bytes: float
-    kv_value_bytes: int
-    tower: TowerSize | None
-    vision_bytes: int | None
 
 
 @dataclass(frozen=True)

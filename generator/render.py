@@ -17,9 +17,8 @@ from typing import Any
 
 import jinja2
 
-from generator import deploy, interface, settings
+from generator import deploy, interface, memory, settings
 from generator.build import build_plan
-from generator.memory import human
 from generator.plan import FRONT, Plan
 
 Files = dict[str, bytes]
@@ -75,7 +74,7 @@ def environment(root: Path) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - the output is no HTML; strings are quoted by the filters below
     )
-    env.filters.update(pbtxt=pbtxt, comment=comment, sh=lambda value: shlex.quote(str(value)), human=human)
+    env.filters.update(pbtxt=pbtxt, comment=comment, human=memory.human, sh=lambda value: shlex.quote(str(value)))
     return env
 
 
@@ -138,6 +137,7 @@ def top_level(plan: Plan, template: str) -> bytes:
     """One of the files beside the models: a script, or the README."""
     context = {
         "plan": plan,
+        "memory": memory.make(plan),
         "model": interface.ensemble(plan),
         "build": build_plan(plan),
         "deploy": plan.deploy,

@@ -31,6 +31,19 @@ class TowerSize:
     heads: int
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What files and specs say of the two engines; None = not known yet."""
+
+    llm: LlmSize | None
+    llm_rank_bytes: int | None
+    llm_num_tokens: int
+    llm_value_bytes: float
+    kv_value_bytes: int
+    tower: TowerSize | None
+    vision_bytes: int | None
+
+
 OPT_2_7B = LlmSize(2_650_000_000, 32, 32, 80, 10240)
 OPT_6_7B = LlmSize(6_660_000_000, 32, 32, 128, 16384)
 PERSIMMON_8B = LlmSize(9_400_000_000, 36, 64, 64, 16384)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from generator import gpu_fit, sizes
 from generator.cli import main
 from generator.generate import decide
-from generator.memory import GIB, MIB, MemoryPlan, Term
+from generator.memory import GIB, MIB, MemoryPlan, Term, make
 from generator.models import specs
 from generator.options import Options
 from generator.plan import Plan
@@ -28,7 +28,7 @@ def plan_of(**changes: Any) -> Plan:
 
 
 def terms(plan: Plan) -> dict[str, int]:
-    return {term.name: term.bytes for term in (*plan.memory.llm, *plan.memory.vision)}
+    return {term.name: term.bytes for term in (*make(plan).llm, *make(plan).vision)}
 
 
 def test_llava_without_engines_by_hand() -> None:
@@ -45,9 +45,9 @@ def test_llava_without_engines_by_hand() -> None:
         "CUDA memory pool": 64 << 20,  # two tables for each of four requests would be 36 MiB
         "CUDA context, vision step": 700 << 20,
     }
-    assert plan.memory.kv_token_bytes == 2 * 32 * 32 * 128 * 2
-    assert plan.memory.kv_tokens == 4 * plan.limits.max_seq_len
-    shm = {term.name: term.bytes for term in plan.memory.shm}
+    assert make(plan).kv_token_bytes == 2 * 32 * 32 * 128 * 2
+    assert make(plan).kv_tokens == 4 * plan.limits.max_seq_len
+    shm = {term.name: term.bytes for term in make(plan).shm}
     pixels = 3 * 336 * 336 * 2
     assert shm == {
         "preprocessing": 2 * (MIB + 4 * (32 * MIB + pixels)),
@@ -81,9 +81,9 @@ def test_engines_are_weighed(tmp_path: Path) -> None:
     assert found["LLM weights"] == 7 * GIB + 5
     assert found["vision weights"] == 700 * MIB
     assert found["vision buffers"] == 2 * 3 * 336 * 336 * 2 + 2 * 2 * 576 * 5120 * 2  # two images in one call
-    assert plan.memory.kv_token_bytes == 2 * (40 // 2) * (8 // 2) * 128 * 2
+    assert make(plan).kv_token_bytes == 2 * (40 // 2) * (8 // 2) * 128 * 2
     assert found["LLM activations"] == 8192 * (2 * 13824 // 2 + 4 * 5120) * 2
-    assert {term.name for term in plan.memory.shm} >= {"MPI and NCCL"}
+    assert {term.name for term in make(plan).shm} >= {"MPI and NCCL"}
 
 
 def test_few_kv_heads_are_copied_to_every_rank_and_fp8_halves_them(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_few_kv_heads_are_copied_to_every_rank_and_fp8_halves_them(tmp_path: Pat
     quantized = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
     for more, value in (({}, 2), (quantized, 1)):
         llm = engines.llm(tmp_path / f"l{value}", tp=4, pretrained=shape | more)
-        assert plan_of(llm_engine_dir=llm).memory.kv_token_bytes == 2 * 32 * 1 * 128 * value
+        assert make(plan_of(llm_engine_dir=llm)).kv_token_bytes == 2 * 32 * 1 * 128 * value
 
 
 @pytest.mark.parametrize("variant", [v for spec in specs().values() for v in spec.variants], ids=lambda v: v.name)
@@ -104,7 +104,7 @@ def test_every_variant_has_sizes(variant: Any) -> None:
 @pytest.mark.parametrize("runtime", ["trtllm", "torch"])
 def test_every_term_says_how_and_totals_are_sums(model: str, runtime: str) -> None:
     plan = plan_of(model=model, runtime=runtime, streaming="python_enc_dec" not in specs()[model].routes)
-    found = plan.memory
+    found = make(plan)
     for term in (*found.llm, *found.vision, *found.shm, *found.host):
         assert term.bytes > 0 and term.how, term
     assert found.gpu_bytes == sum(t.bytes for t in (*found.llm, *found.vision)) + found.kv_bytes

@@ -16,7 +16,7 @@ from generator.facts.gather import gather
 from generator.findings import EXIT_ENVIRONMENT, Refused
 from generator.models import find
 from generator.options import Options
-from generator.plan import make
+from generator.planning import make
 from tests.checkpoints import cached
 from tests.vocabularies import SENTENCEPIECE_SIZE
 

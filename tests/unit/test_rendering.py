@@ -134,7 +134,7 @@ def test_a_step_gets_only_modules_that_it_imports() -> None:
 
 
 def test_longest_path_mapping_wins() -> None:
-    from generator.plan import map_path
+    from generator.planning import map_path
 
     mapping = (("/data", "/c"), ("/data/engines", "/e"))
     assert map_path(Path("/data/engines/llm"), mapping) == "/e/llm"
