@@ -5,6 +5,8 @@ Sources: TensorRT-LLM 0.12 to 0.16, `multimodal_builder.py` (build_blip2_engine)
 guide converts the LLM to bfloat16 under a vision engine in float16.
 """
 
+from generator.build_spec import BuildSpec, EngineBuild
+from generator.enc_dec_builds import DECODER_LIMITS, ENC_DEC_FLAGS, NO_CONTEXT_FMHA, NOT_QUANTIZED
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.sizes import EVA_G_QFORMER, FLAN_T5_XL, FLAN_T5_XXL, LlmSize
 from generator.spec import (
@@ -19,7 +21,6 @@ from generator.spec import (
     TorchSpec,
     Variant,
 )
-from generator.special_builds import BLIP2_T5
 
 
 def _variant(name: str, hidden_size: int, llm_size: LlmSize) -> Variant:
@@ -59,7 +60,26 @@ SPEC = ModelSpec(
     ),
     image_required=True,
     torch=TorchSpec("hf_blip2", llm_attribute="language_model", prompt_form="encoder_prompt"),
-    build=BLIP2_T5,
+    build=BuildSpec(
+        converter="enc_dec",
+        vision_arguments="--model_type blip2",
+        convert_arguments="--model_type blip2",
+        engines=(
+            EngineBuild(
+                "encoder",
+                ENC_DEC_FLAGS + NO_CONTEXT_FMHA,
+                ("max_beam_width", "max_batch_size", "max_input_len", "encoder_num_tokens", "max_multimodal_len"),
+            ),
+            EngineBuild("decoder", ENC_DEC_FLAGS + NO_CONTEXT_FMHA, DECODER_LIMITS),
+        ),
+        converted_folder="DTYPE",
+        engine_folder="DTYPE",
+        not_quantized=NOT_QUANTIZED,
+        notes=(
+            "max_encoder_input_len counts the rows of the image as well as the text's tokens.",
+            "Known to export with transformers up to 4.45.1; a later one keeps the Q-Former in float32.",
+        ),
+    ),
     routes=("python_enc_dec",),
     evidence=Evidence("transformers: Blip2ForConditionalGeneration, Blip2Processor; T5 in bfloat16 under fp16 rows"),
     dtype="bfloat16",

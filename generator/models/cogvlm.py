@@ -6,6 +6,7 @@ THUDM's README names for this checkpoint as well; the guide's " [INST] ... [/INS
 without the chat template. In-flight batching came with 0.13.0.
 """
 
+from generator.build_spec import BuildSpec, EngineBuild
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.sizes import COGVLM_LLM, EVA2_CLIP_E
 from generator.spec import (
@@ -21,7 +22,6 @@ from generator.spec import (
     TorchSpec,
     Variant,
 )
-from generator.special_builds import COGVLM
 
 SIDE, PATCH = 490, 14
 PATCHES = (SIDE // PATCH) ** 2
@@ -61,7 +61,34 @@ SPEC = ModelSpec(
     routes=("python_executor",),
     llm_parameters={"enable_context_fmha_fp32_acc": "true"},  # the guide's run.py flag
     torch=TorchSpec("cogvlm_layout", llm_module="cogvlm_llm", prompt_form="visual_expert"),
-    build=COGVLM,
+    build=BuildSpec(
+        converter="cogvlm",
+        vision_arguments="--model_type cogvlm",
+        convert_arguments="--use_prompt_tuning",
+        engines=(
+            EngineBuild(
+                flags=(
+                    ("--gemm_plugin", "DTYPE"),
+                    ("--gpt_attention_plugin", "DTYPE"),
+                    ("--remove_input_padding", "enable"),
+                    ("--paged_kv_cache", "enable"),
+                    ("--enable_xqa", "disable"),
+                    ("--bert_attention_plugin", "disable"),
+                    ("--moe_plugin", "disable"),
+                )
+            ),
+        ),
+        plain_attention=True,
+        tokenizer_source="lmsys/vicuna-7b-v1.5",
+        converted_folder="",
+        not_quantized="the guide supports it in bfloat16 only",
+        untried_parallel="the converter has --tp_size and --pp_size, but the guide never splits this model",
+        notes=(
+            "The guide's 1280 rows per image are rounded up; the engine gives 1227.",
+            "The guide patches visual.py by line numbers, which breaks silently when the file changes; here by its "
+            "text.",
+        ),
+    ),
     evidence=Evidence(
         "the published code composed anew",
         original="equal pixels, ids, positions, rows, logits and text",

@@ -6,7 +6,8 @@ Pix2StructImageProcessor for pixels; Pix2StructConfig for sizes. NVIDIA's runner
 patches that do not exist; here, as in transformers, it sees the valid ones.
 """
 
-from generator import special_builds
+from generator.build_spec import BuildSpec, EngineBuild
+from generator.enc_dec_builds import DECODER_LIMITS, ENC_DEC_FLAGS, NO_CONTEXT_FMHA, NOT_QUANTIZED
 from generator.sizes import PIX2STRUCT_DECODER, PIX2STRUCT_ENCODER
 from generator.spec import (
     CheckpointSpec,
@@ -74,6 +75,15 @@ SPEC = ModelSpec(
     image_required=True,
     misstated_precision={"bfloat16": "float16"},
     torch=TorchSpec("hf_pix2struct", llm_module="hf_pix2struct_llm", prompt_form="cross_features"),
-    build=special_builds.DEPLOT,
+    build=BuildSpec(
+        converter="enc_dec",
+        vision_arguments="--model_type pix2struct",
+        convert_arguments="--model_type pix2struct",
+        engines=(EngineBuild("decoder", ENC_DEC_FLAGS + NO_CONTEXT_FMHA, DECODER_LIMITS),),
+        converted_folder="DTYPE",
+        engine_folder="GPUS/DTYPE",
+        not_quantized=NOT_QUANTIZED,
+        notes=("max_encoder_input_len is per request: it is not multiplied by the batch.",),
+    ),
     evidence=Evidence("transformers: Pix2StructForConditionalGeneration, Pix2StructProcessor, the same font file"),
 )

@@ -5,6 +5,8 @@ No prompt: the text of a request is not looked at. transformers bans the unknown
 transformers' NougatImageProcessor for pixels, NougatTokenizer for the Markdown.
 """
 
+from generator.build_spec import BuildSpec, EngineBuild
+from generator.enc_dec_builds import DECODER_LIMITS, ENC_DEC_FLAGS, NOT_QUANTIZED
 from generator.sizes import DONUT_SWIN, NOUGAT_BASE_DECODER, NOUGAT_SMALL_DECODER
 from generator.spec import (
     CheckpointSpec,
@@ -21,7 +23,6 @@ from generator.spec import (
     TorchSpec,
     Variant,
 )
-from generator.special_builds import NOUGAT
 
 HEIGHT, WIDTH = 896, 672
 PIXELS_PER_ROW = 32  # patches of 4, merged two by two in each of three stages
@@ -75,7 +76,19 @@ SPEC = ModelSpec(
     post=PostSpec("markdown_text", outputs=("markdown",)),
     image_required=True,
     torch=TorchSpec("hf_nougat", llm_module="hf_nougat_llm", prompt_form="cross_features"),
-    build=NOUGAT,
+    build=BuildSpec(
+        converter="enc_dec",
+        vision_arguments="--model_type nougat",
+        convert_arguments="--model_type bart --nougat",
+        engines=(EngineBuild("decoder", ENC_DEC_FLAGS, DECODER_LIMITS),),
+        converted_folder="DTYPE",
+        engine_folder="GPUS/DTYPE",
+        not_quantized=NOT_QUANTIZED,
+        notes=(
+            "The guide's max_seq_len of 101 ends a page after 100 tokens; a page needs thousands.",
+            "max_encoder_input_len is per request: it is not multiplied by the batch.",
+        ),
+    ),
     routes=("python_enc_dec", "encoder_features"),
     carries="encoder_input_features",
     default_max_tokens=4096,

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from generator import contract, render, special_builds
+from generator import contract, render
 from generator.generate import decide
+from generator.models import specs
 from generator.options import Options
 from generator.plan import Plan
 from generator.routes import FEATURES, ROUTES, TABLE
@@ -58,7 +59,7 @@ def wanted(dtype: str, folders: tuple[str, str], **numbers: int) -> dict[str, st
 
 
 def test_blip2_t5_builds_encoder_with_the_table_and_decoder_without() -> None:
-    plan = planned(special_builds.BLIP2_T5, "bfloat16", TABLE, 32, "python_enc_dec")
+    plan = planned(specs()["blip2-t5"].build, "bfloat16", TABLE, 32, "python_enc_dec")
     steps = commands(plan)
     made = steps["convert"][0]
     assert made[1].endswith("/enc_dec/convert_checkpoint.py")
@@ -86,7 +87,7 @@ def test_blip2_t5_builds_encoder_with_the_table_and_decoder_without() -> None:
 
 
 def test_the_encoder_takes_a_full_batch_of_prompts_in_one_step() -> None:
-    plan = planned(special_builds.BLIP2_T5, "bfloat16", TABLE, 32, "python_enc_dec")
+    plan = planned(specs()["blip2-t5"].build, "bfloat16", TABLE, 32, "python_enc_dec")
     plan = replace(plan, limits=replace(plan.limits, max_batch_size=16))
     assert built(plan)[0]["--max_num_tokens"] == str(16 * 924)
 
@@ -94,8 +95,8 @@ def test_the_encoder_takes_a_full_batch_of_prompts_in_one_step() -> None:
 @pytest.mark.parametrize(
     ("build", "dtype", "rows", "model_type", "vision", "fmha"),
     [
-        (special_builds.DEPLOT, "float16", 2048, "pix2struct", "pix2struct", {"--context_fmha": "disable"}),
-        (special_builds.NOUGAT, "bfloat16", 588, "bart", "nougat", {}),
+        (specs()["deplot"].build, "float16", 2048, "pix2struct", "pix2struct", {"--context_fmha": "disable"}),
+        (specs()["nougat"].build, "bfloat16", 588, "bart", "nougat", {}),
     ],
 )
 def test_decoders_that_attend_to_features(
@@ -121,20 +122,20 @@ def test_decoders_that_attend_to_features(
 
 def test_the_backend_wants_the_paged_cache_that_the_python_runtime_does_not() -> None:
     for route, paged in (("python_enc_dec", "disable"), ("encoder_features", "enable")):
-        plan = planned(special_builds.NOUGAT, "bfloat16", FEATURES, 588, route)
+        plan = planned(specs()["nougat"].build, "bfloat16", FEATURES, 588, route)
         assert built(plan)[0]["--paged_kv_cache"] == paged
 
 
 @pytest.mark.parametrize("release", contract.releases())
 def test_the_flag_that_went_with_0_16(release: str) -> None:
     known = contract.releases().index(release) < contract.releases().index("0.16.0")
-    for build in (special_builds.DEPLOT, special_builds.COGVLM):
+    for build in (specs()["deplot"].build, specs()["cogvlm"].build):
         plan = planned(build, "bfloat16", FEATURES, 588, "python_enc_dec", release)
         assert all(("--enable_xqa" in command) == known for command in built(plan))
 
 
 def test_cogvlm(tmp_path: Path) -> None:
-    plan = planned(special_builds.COGVLM, "bfloat16", TABLE, 1227, "python_executor", "1.2.1")
+    plan = planned(specs()["cogvlm"].build, "bfloat16", TABLE, 1227, "python_executor", "1.2.1")
     plan = replace(
         plan, paths=replace(plan.paths, checkpoint=str(tmp_path / "cog"), tokenizer=str(tmp_path / "vicuna"))
     )
@@ -178,7 +179,7 @@ def test_cogvlm_vision_code_is_patched_by_its_text(tmp_path: Path, end: str) -> 
     checkpoint, tokenizer = tmp_path / "cog", tmp_path / "vicuna"
     checkpoint.mkdir()
     tokenizer.mkdir()
-    plan = planned(special_builds.COGVLM, "bfloat16", TABLE, 1227, "python_executor", "1.2.1")
+    plan = planned(specs()["cogvlm"].build, "bfloat16", TABLE, 1227, "python_executor", "1.2.1")
     plan = replace(plan, paths=replace(plan.paths, checkpoint=str(checkpoint), tokenizer=str(tokenizer)))
     script = tmp_path / "build_engines.sh"
     script.write_bytes(render.top_level(plan, "build_engines.sh.jinja"))
