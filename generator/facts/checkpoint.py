@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from generator import models
 from generator.facts import jsonfile
 from generator.findings import Refused, error
 from generator.sizes import LlmSize, llm_size
@@ -167,7 +168,7 @@ def read(folder: Path, spec: ModelSpec, variant: Variant) -> CheckpointFacts:
                 f"{' or '.join(repr(t) for t in spec.checkpoint_model_types)}"
                 + (f" without {spec.checkpoint.other_model}" if spec.checkpoint.other_model in config else ""),
                 path,
-                "give the checkpoint of this model, or another --model (see `gen-repo list`)",
+                f"give the checkpoint of this model, or another --model ({_fitting(model_type, spec)})",
             )
         )
     return (
@@ -183,7 +184,9 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
     if where.llm_types and text.get("model_type") not in where.llm_types:
         wanted = " or ".join(repr(t) for t in where.llm_types)
         what = f"the checkpoint's language model is {text.get('model_type')!r}, {spec.title} has {wanted}"
-        remedy = "give the checkpoint of this model, or another --model (see `gen-repo list`)"
+        remedy = (
+            f"give the checkpoint of this model, or another --model ({_fitting(str(config.get('model_type')), spec)})"
+        )
         raise Refused(error("wrong-checkpoint", what, path, remedy))
     vocab, hidden = _llm_numbers(text, path, where)
     stated = jsonfile.number(config, where.rows, path, "the checkpoint") if where.rows else None
@@ -228,6 +231,12 @@ def _check_processor(path: Path, spec: ModelSpec) -> None:
         if config.get(key) != wanted:
             what = f"{key} of preprocessor_config.json is {config.get(key)!r}, {spec.title} is served with {wanted!r}"
             raise Refused(error("processor-differs", what, path, DOWNLOAD))
+
+
+def _fitting(model_type: str, spec: ModelSpec) -> str:
+    """Which models a checkpoint of another model may be meant for."""
+    others = [name for name in models.of_checkpoint(model_type) if name != spec.name]
+    return " or ".join(others) or "see `gen-repo list`"
 
 
 def _start(config: dict[str, Any], keys: tuple[str, ...], path: Path) -> int | None:

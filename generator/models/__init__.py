@@ -19,6 +19,11 @@ def specs() -> dict[str, ModelSpec]:
     return dict(sorted(found.items()))
 
 
+def of_checkpoint(model_type: str) -> list[str]:
+    """Names of the models whose checkpoints have this `model_type`."""
+    return [name for name, spec in specs().items() if model_type in spec.checkpoint_model_types]
+
+
 def find(name: str) -> tuple[ModelSpec, Variant]:
     """The spec and variant that a model or variant name means; a model's own name means its first variant.
 
