@@ -71,10 +71,7 @@ def _takes(spec: ModelSpec) -> str:
 def _ran(spec: ModelSpec) -> str:
     """The parts of the path that ran; the whole of it with torch, for every model."""
     own = any(ROUTES[name].own_code for name in spec.routes)
-    engine = (
-        "its LLM step's calls against a stand-in" if own else "its LLM step's config against the backend's contract"
-    )
-    return f"all of it with torch, through Triton on a CPU; TensorRT-LLM not: {engine}"
+    return f"torch: all, on a CPU. TensorRT-LLM: not, {'calls to a stand-in' if own else 'config checked'}"
 
 
 def main() -> int:
