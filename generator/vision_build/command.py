@@ -156,6 +156,7 @@ def _write_constants(wanted: Subject, constants: Any, folder: Path) -> None:
     name, rows = wanted.constants
     if rows:
         save_file({row: values.clone() for row, values in zip(rows, constants, strict=True)}, str(folder / name))
+        (folder / name).chmod(0o644)  # safetensors makes it private, but the server may be another user
 
 
 def _free(module: Any) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from generator import models, plan
-from generator.crosscheck import LEVEL_LAYOUTS
 from generator.facts import checkpoint, nemo
 from generator.facts.gather import Facts, Places
 from generator.findings import EXIT_USAGE, Finding, Refused, error
@@ -106,9 +105,8 @@ def subject(options: BuildOptions) -> tuple[Subject, list[Finding]]:
     facts = Facts(places, found, None, None, None)
     asked = Options(model=options.model, runtime="torch", pixels=options.pixels)
     decided, findings = plan.make(asked, spec, variant, facts)
-    problems = [finding for finding in findings if finding.level == "error"]
-    if options.pixels == "uint8" and spec.layout.module not in LEVEL_LAYOUTS:
-        problems = [finding for finding in problems if finding.code == "no-uint8-pixels"]
+    of_prompts = "max-images"  # how many images a prompt holds is no matter of the encoder
+    problems = [finding for finding in findings if finding.level == "error" and finding.code != of_prompts]
     if problems:
         raise Refused(*problems)
     entries = spec.layout.largest(decided.layout)[0] if spec.layout.largest else 1

@@ -65,13 +65,23 @@ def _plain_attention(tower: nn.Module) -> None:
 
 
 def sample(subject: Subject, tower: nn.Module, entries: int = 2) -> torch.Tensor:
-    """Random pixels [entries, ...] as the encoder takes them; an open axis has a few."""
+    """Random pixels [entries, ...] as the encoder takes them; an open axis has a few.
+
+    An encoder whose input is more than pixels has `sample(shape, generator)` in its module.
+    """
     shape = (entries, *(min(subject.largest, 6) if side < 0 else side for side in subject.entry_shape))
     device = next(tower.parameters()).device
     generator = torch.Generator().manual_seed(entries)
     if subject.pixels == "uint8":
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
-    return torch.randn(shape, generator=generator).to(device, getattr(torch, subject.dtype))
+    with _serving_modules():
+        module = importlib.import_module(subject.module)
+    made: torch.Tensor = getattr(module, "sample", _noise)(shape, generator)
+    return made.to(device, getattr(torch, subject.dtype))
+
+
+def _noise(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=generator)
 
 
 def check(subject: Subject, tower: nn.Module) -> None:
