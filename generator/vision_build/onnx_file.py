@@ -17,6 +17,7 @@ from torch import nn
 
 from generator.findings import Refused, error
 from generator.vision_build import tower as towers
+from generator.vision_build.fold import fold
 from generator.vision_build.subject import INPUT, OUTPUT, Subject
 
 OPSET = 17  # the newest that TensorRT 8.6 reads, and what TensorRT-LLM exports
@@ -56,6 +57,9 @@ def export(subject: Subject, tower: nn.Module, file: Path) -> None:
             raise Refused(error("onnx-export", what, subject.source, remedy)) from problem
         if exported != file:
             _gathered(exported, file)
+    content = onnx.load(str(file), load_external_data=False)
+    fold(content)
+    onnx.save_model(content, str(file))
 
 
 def _gathered(exported: Path, file: Path) -> None:
