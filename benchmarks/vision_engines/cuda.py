@@ -30,14 +30,16 @@ class Buffer:
     def address(self) -> int:
         return int(self._pointer.value or 0)
 
-    def write(self, array: NDArray[Any]) -> None:
+    def write(self, array: NDArray[Any], offset: int = 0) -> None:
         whole = np.ascontiguousarray(array)
-        assert whole.nbytes <= self.size
-        _call("cudaMemcpy", self._pointer, ctypes.c_void_p(whole.ctypes.data), ctypes.c_size_t(whole.nbytes), TO_DEVICE)
+        assert offset + whole.nbytes <= self.size
+        target = ctypes.c_void_p(self.address + offset)
+        _call("cudaMemcpy", target, ctypes.c_void_p(whole.ctypes.data), ctypes.c_size_t(whole.nbytes), TO_DEVICE)
 
-    def read(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    def read(self, shape: tuple[int, ...], dtype: Any, offset: int = 0) -> NDArray[Any]:
         array = np.empty(shape, dtype)
-        _call("cudaMemcpy", ctypes.c_void_p(array.ctypes.data), self._pointer, ctypes.c_size_t(array.nbytes), TO_HOST)
+        source = ctypes.c_void_p(self.address + offset)
+        _call("cudaMemcpy", ctypes.c_void_p(array.ctypes.data), source, ctypes.c_size_t(array.nbytes), TO_HOST)
         return array
 
     def free(self) -> None:

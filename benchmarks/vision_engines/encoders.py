@@ -73,11 +73,13 @@ def _noise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> tor
     return noise * inputs**-0.5
 
 
-def _random(model: nn.Module, dtype: torch.dtype) -> Any:
+def _random(model: nn.Module, dtype: torch.dtype, scales: dict[str, float] | None = None) -> Any:
+    """`scales`: factors of the weights whose names end so."""
     generator = torch.Generator(_device()).manual_seed(7)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            weight.copy_(_noise(name, tuple(weight.shape), generator))
+            scale = next((factor for end, factor in (scales or {}).items() if name.endswith(end)), 1.0)
+            weight.copy_(scale * _noise(name, tuple(weight.shape), generator))
     return model.to(dtype)
 
 
@@ -86,11 +88,17 @@ def _tensors(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str
     return {name: _noise(name, shape, generator).to(dtype).cpu() for name, shape in shapes.items()}
 
 
-def _save(folder: Path, made: type, config: Any, dtype: torch.dtype = torch.float16) -> None:
+def _save(
+    folder: Path,
+    made: type,
+    config: Any,
+    dtype: torch.dtype = torch.float16,
+    scales: dict[str, float] | None = None,
+) -> None:
     with torch.device(_device()):
         model = made(config)
     config.architectures = [made.__name__]
-    _random(model, dtype).save_pretrained(str(folder))
+    _random(model, dtype, scales).save_pretrained(str(folder))
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
@@ -174,7 +182,7 @@ def vila(folder: Path, fewer: int | None) -> None:
     tower = transformers.SiglipVisionConfig(**_layers(SIGLIP_SO400M, fewer), hidden_act="gelu_pytorch_tanh")
     _save(folder / "vision_tower", transformers.SiglipVisionModel, tower)
     _write(folder / "mm_projector/config.json", {"mm_projector_type": "mlp_downsample"})
-    shapes = {"layers.1.weight": (merged,), "layers.1.bias": (merged,)}
+    shapes: dict[str, tuple[int, ...]] = {"layers.1.weight": (merged,), "layers.1.bias": (merged,)}
     shapes |= {"layers.2.weight": (hidden, merged), "layers.2.bias": (hidden,)}
     shapes |= {"layers.4.weight": (hidden, hidden), "layers.4.bias": (hidden,)}
     save_file(_tensors(shapes, torch.float16), folder / "mm_projector/model.safetensors")
@@ -257,7 +265,8 @@ def deplot(folder: Path, fewer: int | None) -> None:
     config = transformers.Pix2StructConfig(
         vision_config={"num_hidden_layers": layers}, text_config={"num_layers": 1, "vocab_size": VOCABULARY}
     )
-    _save(folder, transformers.Pix2StructForConditionalGeneration, config)
+    # Its attention does not divide by the root of a head's width; trained weights have that in them.
+    _save(folder, transformers.Pix2StructForConditionalGeneration, config, scales={"attention.query.weight": 64**-0.5})
 
 
 def cogvlm(folder: Path, fewer: int | None) -> None:

@@ -3,8 +3,9 @@
     python -m benchmarks.vision_engines.run --tensorrt trtroot --work /tmp/engines --output results.json
 
 Needs torch and transformers here and nothing from a network. --tensorrt is an unpacked TensorRT with a Python of its
-own (python: py310/bin/python3.10); without it this Python's tensorrt is used. Encoders are exported one after another,
-engines are built side by side, and measured alone at the end. What is done already in --work is not done again.
+own (see README.md); without it this Python's tensorrt is used. Encoders are exported and engines built side by side,
+each compared as soon as it is built; speeds are measured at the end, one at a time. What is done already in --work is
+not done again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LEVELS = ("llava", "video-neva")  # also built to take 8-bit levels
 FIRST = ("cogvlm", "blip2-opt", "blip2-t5", "nougat", "vila", "llava")  # the longest builds
 LEVEL_SUFFIX = "-uint8"
 EXPORTS = 3  # at a time, besides builds
-STAGES = ("export", "build", "measure", "torch")
+STAGES = ("export", "build", "compare", "step", "speed", "torch")
 
 
 def encoders(only: list[str] | None) -> list[str]:
@@ -68,6 +69,8 @@ class Bench:
     def tensorrt(self, name: str, what: str) -> bool:
         if made := self.done(name, what):
             return "failed" not in made
+        if what != "build" and "failed" in (self.done(name, "build") or {"failed": ""}):
+            return False
         python, environment = self._python()
         command = [python, "-m", "benchmarks.vision_engines.tensorrt_side", what, str(self.work / name)]
         command += ["--level", str(self.level)] if self.level is not None else []
@@ -102,11 +105,11 @@ class Bench:
         self.say(f"{name}: {what} in {time.monotonic() - before:.0f} s {made.get('failed', '')}".rstrip())
         return "failed" not in made
 
-    def result(self, names: list[str]) -> dict[str, Any]:
-        found = {}
-        for name in names:
-            parts = {what: self.done(name, what) for what in STAGES}
-            found[name] = {what: made for what, made in parts.items() if made}
+    def write(self, names: list[str], file: Path | None) -> dict[str, Any]:
+        """What is known so far, to `file` too: a run that is cut off has not been for nothing."""
+        found = {name: {what: made for what in STAGES if (made := self.done(name, what))} for name in names}
+        if file:
+            file.write_text(json.dumps(found, indent=1))
         return found
 
 
@@ -118,9 +121,9 @@ def table(result: dict[str, Any]) -> str:
     ]
     for name, made in sorted(result.items()):
         failed = next((part["failed"] for part in made.values() if "failed" in part), "")
-        measured = made.get("measure", {})
-        if "error" not in measured:
-            lines.append(f"| {name} | {failed or 'not measured'} | | | | | | |")
+        compared, speeds = made.get("compare", {}), made.get("speed", {}).get("images_s", {})
+        if "error" not in compared:
+            lines.append(f"| {name} | {failed or 'not compared'} | | | | | | |")
             continue
         plain = made.get("torch", {}).get("sdpa")
         cells = [
@@ -128,9 +131,9 @@ def table(result: dict[str, Any]) -> str:
             f"{made['export']['weights'] / 1e6:.0f} M",
             f"{made['build']['build_s']:.0f}",
             str(made["build"]["engine_mib"]),
-            f"{100 * measured['error']:.3f} %",
-            f"{100 * plain['error']:.3f} %" if plain else "",
-            ", ".join(f"{speed:.0f}" for speed in measured["images_s"].values()),
+            f"{100 * compared['error']:.2f} %",
+            f"{100 * plain['error']:.2f} %" if plain else "",
+            ", ".join(f"{speed:.0f}" for speed in speeds.values()),
             ", ".join(f"{speed:.0f}" for speed in plain["images_s"].values()) if plain else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -145,6 +148,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="encoders")
     parser.add_argument("--workers", type=int, default=5, help="engines that are built at a time")
     parser.add_argument("--level", type=int, help="TensorRT's optimization level")
+    parser.add_argument("--engines-only", action="store_true", help="do not measure torch's own speed")
     parser.add_argument("--layers", type=int, help="fewer layers than published, for a trial")
     arguments = parser.parse_args()
     bench = Bench(arguments)
@@ -156,18 +160,18 @@ def main() -> None:
             while ready and not ready.exists():
                 time.sleep(1)
             with building:
-                bench.tensorrt(name, "build")
+                for what in ("build", "compare", "step"):
+                    bench.tensorrt(name, what)
+        bench.write(names, arguments.output)
 
     building = threading.Semaphore(arguments.workers)
     with ThreadPoolExecutor(arguments.workers + EXPORTS) as pool:
         list(pool.map(build, names))
-    for stage in (bench.tensorrt, "measure"), (bench.torch, "torch"):
+    alone = [(bench.tensorrt, "speed")] + [(bench.torch, "torch")] * (not arguments.engines_only)
+    for run, what in alone:
         for name in names:
-            if "failed" not in (bench.done(name, "build") or {"failed": ""}):
-                stage[0](name, stage[1])
-    result = bench.result(names)
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=1))
+            run(name, what)
+    result = bench.write(names, arguments.output)
     print(table(result))
 
 

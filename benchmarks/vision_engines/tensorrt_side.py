@@ -1,14 +1,16 @@
-"""One encoder, on TensorRT's side: builds the engine of an exported folder, or measures it.
+"""One encoder, on TensorRT's side: an exported folder's engine, its errors, the vision step's code over it, its speed.
 
 Runs under the packed Python 3.10, which has tensorrt and numpy and nothing else:
-`python3.10 -m benchmarks.vision_engines.tensorrt_side build|measure FOLDER [--level N] [--own-kernels]`.
+`python3.10 -m benchmarks.vision_engines.tensorrt_side build|compare|step|speed FOLDER [--level N] [--own-kernels]`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 import tensorrt as trt
 from numpy.typing import NDArray
 
+from benchmarks.vision_engines import gpu_torch
 from benchmarks.vision_engines.cuda import Buffer, Stream
 from generator.findings import Refused
 from generator.vision_build import engine as engines
@@ -93,22 +96,57 @@ class Engine:
         return buffer.read(shape, self.types[self.output]).astype(np.float32)
 
 
-def measure(folder: Path) -> dict[str, Any]:
-    """Error against rows.npy, one entry alone against the same among others, images per second."""
+def compare(folder: Path) -> dict[str, Any]:
+    """Error against rows.npy: of all entries, of one alone, and how far the entries differ from each other."""
     pixels, truth = np.load(folder / "pixels.npy"), np.load(folder / "rows.npy")
     engine = Engine(folder / "model.engine")
-    rows = engine.rows(pixels)
-    alone = engine.rows(pixels[:1])
-    found: dict[str, Any] = {"tensors": engine.describe(), "finite": bool(np.isfinite(rows).all())}
-    found["error"] = relative_error(rows.reshape(truth.shape), truth)
-    found["worst_entry"] = max(relative_error(a, b) for a, b in zip(rows.reshape(truth.shape), truth, strict=True))
-    found["alone"] = relative_error(alone.reshape(truth[:1].shape), truth[:1])
-    found["swapped"] = relative_error(rows.reshape(truth.shape)[::-1], truth)
-    found["images_s"] = {}
+    rows = engine.rows(pixels).reshape(truth.shape)
+    alone = engine.rows(pixels[:1]).reshape(truth[:1].shape)
+    return {
+        "tensors": engine.describe(),
+        "finite": bool(np.isfinite(rows).all()),
+        "error": relative_error(rows, truth),
+        "worst_entry": max(relative_error(a, b) for a, b in zip(rows, truth, strict=True)),
+        "alone": relative_error(alone, truth[:1]),
+        "swapped": relative_error(truth[::-1], truth),
+    }
+
+
+def speed(folder: Path) -> dict[str, Any]:
+    """Images per second, to be asked for while nothing else runs."""
+    pixels = np.load(folder / "pixels.npy")
+    engine = Engine(folder / "model.engine")
+    found: dict[int, float] = {}
     for batch in (size for size in BATCHES if size <= engine.most[0]):
         shape = (batch, *pixels.shape[1:])
         engine.prepare(shape, np.resize(pixels, shape))
-        found["images_s"][batch] = round(batch / _seconds(engine, engine.stream), 1)
+        found[batch] = round(batch / _seconds(engine, engine.stream), 1)
+    return {"images_s": found}
+
+
+def step(folder: Path) -> dict[str, Any]:
+    """The vision step's own engine module over this engine: roles, fewer and more images than one call takes."""
+    has_torch = importlib.util.find_spec("torch") is not None
+    if not has_torch:
+        gpu_torch.install()
+    root = Path(__file__).parents[2]
+    sys.path[:0] = [str(root / part) for part in ("templates/trtllm/vision_encoder/1", "templates/shared")]
+    sys.path.append(str(root / "tests/doubles"))  # Triton's module, for messages
+    module = importlib.import_module("engine")
+    pixels, truth = np.load(folder / "pixels.npy"), np.load(folder / "rows.npy")
+    shape = tuple(pixels.shape[1:])
+    made = module.Engine(str(folder / "model.engine"), shape, "cuda:0", max_batch=2)
+    found: dict[str, Any] = {"least": made.least, "most": made.most, "errors": []}
+    for count in (1, 2, 3):
+        images: list[Any] = list(pixels[:count])
+        rows = made([importlib.import_module("torch").from_numpy(image) for image in images] if has_torch else images)
+        made.stream.synchronize()
+        rows = rows.cpu() if has_torch else rows
+        found["errors"].append(relative_error(rows.numpy().astype(np.float32), truth[:count]))
+    try:
+        module.Engine(str(folder / "model.engine"), (3, 8, 8), "cuda:0")
+    except ValueError as problem:
+        found["refused"] = str(problem)
     return found
 
 
@@ -130,7 +168,7 @@ def _seconds(call: Callable[[], None], stream: Stream, repeats: int = 30) -> flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("build", "measure"))
+    parser.add_argument("what", choices=("build", "compare", "step", "speed"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--level", type=int)
     parser.add_argument("--own-kernels", action="store_true")
@@ -138,7 +176,10 @@ def main() -> None:
     folder: Path = arguments.folder
     result = folder / f"{arguments.what}.json"
     try:
-        made = measure(folder) if arguments.what == "measure" else build(folder, arguments.level, arguments.own_kernels)
+        if arguments.what == "build":
+            made = build(folder, arguments.level, arguments.own_kernels)
+        else:
+            made = {"compare": compare, "speed": speed, "step": step}[arguments.what](folder)
         made["tensorrt"] = trt.__version__
     except Refused as refused:
         made = {"failed": refused.findings[0].what}
