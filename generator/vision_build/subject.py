@@ -41,7 +41,8 @@ class Subject:
 
     Attributes:
         module: of templates/torch/vision_encoder/1 that loads it. source: the checkpoint that it reads.
-        entry_shape: of one entry of the input; -1 where entries differ.
+        layout: module of preprocessing that makes entries of the input.
+        entry_shape: of one entry; -1 where entries differ.
         largest: of an open axis, or 0 where there is none.
         rows: of one entry of the output; None = as many as the open axis is long.
         dtype: of weights and rows, and of pixels unless they are uint8 levels.
@@ -53,6 +54,7 @@ class Subject:
     model_type: str
     module: str
     source: Path
+    layout: str
     entry_shape: tuple[int, ...]
     largest: int
     rows: int | None
@@ -118,6 +120,7 @@ def subject(options: BuildOptions) -> tuple[Subject, list[Finding]]:
         model_type=spec.engine_model_types[0],
         module=spec.torch.vision_module,
         source=projector or found.path,
+        layout=spec.layout.module,
         entry_shape=decided.entry_shape,
         largest=decided.rows_per_image if is_open else 0,
         rows=None if is_open else decided.rows_per_image,

@@ -25,9 +25,16 @@ MODELS = [name for name in specs() if name in MAKERS]
 LEVELS = ("llava", "llava-next", "video-neva", "kosmos-2")
 
 
+def checkpoint_of(model: str) -> Path:
+    """The checkpoint itself, where the tiny one is a folder with more beside it."""
+    folder = cached(model)
+    inner = folder / "cogvlm-chat-hf"
+    return inner if inner.is_dir() else folder
+
+
 def options(model: str, output: Path, **more: Any) -> BuildOptions:
     """Of the tiny checkpoint of `model`, in fp32: what onnxruntime computes exactly enough to compare."""
-    folder = cached(model)
+    folder = checkpoint_of(model)
     asked = {"precision": "fp32", "onnx_only": True, **more}
     if specs()[model].checkpoint.projector:
         asked["projector"] = folder / specs()[model].checkpoint.projector

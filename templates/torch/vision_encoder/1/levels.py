@@ -27,5 +27,6 @@ class FromLevels(nn.Module):  # type: ignore[misc]
         entries = (
             levels.float().to(torch.int32) + self.channels
         )  # by way of float: TensorRT casts uint8 to nothing else
-        rows: torch.Tensor = self.tower(self.table[entries].transpose(-1, -2).transpose(-2, -3))
+        pixels = self.table[entries].transpose(-1, -2).transpose(-2, -3)
+        rows: torch.Tensor = self.tower(pixels.contiguous())  # in other orders convolutions round otherwise
         return rows
