@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from generator import models, plan
+from generator import models, planning
 from generator.facts import checkpoint, nemo
 from generator.facts.gather import Facts, Places
 from generator.findings import EXIT_USAGE, Finding, Refused, error
@@ -106,7 +106,7 @@ def subject(options: BuildOptions) -> tuple[Subject, list[Finding]]:
     places = Places(found.path, found.path, options.output, options.output, projector)
     facts = Facts(places, found, None, None, None)
     asked = Options(model=options.model, runtime="torch", pixels=options.pixels)
-    decided, findings = plan.make(asked, spec, variant, facts)
+    decided, findings = planning.make(asked, spec, variant, facts)
     of_prompts = "max-images"  # how many images a prompt holds is no matter of the encoder
     problems = [finding for finding in findings if finding.level == "error" and finding.code != of_prompts]
     if problems:
