@@ -31,7 +31,7 @@ types: $(VENV)/installed
 	done
 
 unit: $(VENV)/installed
-	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/unit tests/golden tests/stories
+	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/unit tests/golden tests/stories tests/vision_build
 
 check: lint types unit
 

@@ -95,6 +95,12 @@ def generation(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--streaming", action="store_true", help="decoupled LLM, and the streaming front model")
     what.add_argument("--kv-cache-reuse", action="store_true", help="share KV blocks between equal prompts")
     what.add_argument(
+        "--pixels",
+        choices=("float", "uint8"),
+        help="what crosses to the vision encoder: normalised values, or 8-bit levels, which it normalises itself "
+        "(default: what the vision engine takes)",
+    )
+    what.add_argument(
         "--tokenizer",
         choices=("hf", "checkpoint"),
         default="hf",
@@ -159,3 +165,26 @@ def generation(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--explain", action="store_true", help="print the plan, write nothing")
     how.add_argument("--json", action="store_true", help="print findings and result as JSON")
     how.add_argument("--force", action="store_true", help="replace a repository of ours that differs")
+
+
+def vision_build(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gen-repo build-vision`."""
+    parser.add_argument("--model", required=True, metavar="NAME", help="a model or one of its variants")
+    parser.add_argument("--hf-model-dir", required=True, type=Path, metavar="D", help="the checkpoint")
+    parser.add_argument("--projector", type=Path, metavar="F", help="the vision side, if not in the checkpoint")
+    parser.add_argument("--output", required=True, type=Path, metavar="D", help="the engine's folder")
+    parser.add_argument("--onnx-only", action="store_true", help="stop at the ONNX file, which needs no GPU")
+    parser.add_argument("--max-batch-size", type=positive, metavar="N", help="images (tiles, clips) of one engine call")
+    parser.add_argument(
+        "--precision", choices=("fp16", "bf16", "fp32"), help="of weights and rows (default: the model's)"
+    )
+    parser.add_argument(
+        "--pixels",
+        choices=("float", "uint8"),
+        default="float",
+        help="what the engine takes: normalised values, or 8-bit levels, which it normalises itself (default: float)",
+    )
+    parser.add_argument(
+        "--optimization-level", type=int, choices=range(6), help="TensorRT's: lower builds faster (default: its own)"
+    )
+    parser.add_argument("--json", action="store_true")

@@ -126,7 +126,7 @@ def build_plan(plan: Plan) -> BuildPlan:
     """The commands of one repository's build_engines.sh."""
     facts, build, limits = release.of(plan.release), plan.spec.build, plan.limits
     converted = folders.fill(build.converted_folder, plan.llm_dtype, plan.quantization, plan.tp, plan.pp)
-    upstream = facts.builds_vision(build.vision_type)
+    upstream = facts.builds_vision(build.vision_type) and plan.pixel_form == "float"
     images = limits.max_batch_size * limits.max_images
     own_tokenizer = PurePosixPath(plan.paths.checkpoint) / plan.spec.llm_folder
     options = [

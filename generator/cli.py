@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from generator import __version__
-from generator.arguments import generation, positive
+from generator.arguments import generation, positive, vision_build
 from generator.findings import EXIT_ENVIRONMENT, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, Finding, Refused, error, has_errors
 
 Command = Callable[[argparse.Namespace], int]
@@ -43,6 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("repository", type=Path)
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(run=_doctor)
+
+    vision = commands.add_parser("build-vision", help="build the vision engine of a checkpoint")
+    vision_build(vision)
+    vision.set_defaults(run=_build_vision)
 
     serve = commands.add_parser("serve", help="start Triton with a repository")
     serve.add_argument("repository", type=Path)
@@ -116,6 +120,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
         streaming=arguments.streaming,
         kv_cache_reuse=arguments.kv_cache_reuse,
+        pixels=arguments.pixels,
         tokenizer=arguments.tokenizer,
         frame_order=arguments.frame_order,
         name=arguments.name,
@@ -193,6 +198,31 @@ def _report(findings: Sequence[Finding], arguments: argparse.Namespace, bad: str
         _print(findings)
         print(f"{arguments.repository}: {bad if failed else good}")
     return EXIT_FINDINGS if failed else EXIT_OK
+
+
+def _build_vision(arguments: argparse.Namespace) -> int:
+    from generator.vision_build.command import build
+    from generator.vision_build.subject import BuildOptions
+
+    options = BuildOptions(
+        model=arguments.model,
+        hf_model_dir=arguments.hf_model_dir,
+        output=arguments.output,
+        projector=arguments.projector,
+        onnx_only=arguments.onnx_only,
+        max_batch_size=arguments.max_batch_size,
+        precision=arguments.precision,
+        pixels=arguments.pixels,
+        optimization_level=arguments.optimization_level,
+    )
+    built = build(options, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    if arguments.json:
+        found = [finding.as_dict() for finding in built.findings]
+        print(json.dumps({"file": str(built.file), "made": built.made, "findings": found}, indent=2))
+    else:
+        _print(built.findings)
+        print(f"{built.file}: {'built' if built.made else 'already up to date'}")
+    return EXIT_OK
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from generator.prompting import FRAME_ORDER
 from generator.routes import TABLE, Route
 from generator.spec import ModelSpec, Variant
 
+LEVEL_LAYOUTS = ("fixed_rows", "anyres_tiles", "video_frames")  # what they send are levels of a table
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -22,6 +23,7 @@ def check(
     """All contradictions of one run, in the order of the pipeline."""
     return [
         *_vision(spec, facts, rows),
+        *_pixels(options, spec, variant, facts),
         *_llm(spec, facts, route),
         *_variant(spec, variant, facts),
         *_tokenizer(spec, facts),
@@ -70,6 +72,26 @@ def vision_batch(spec: ModelSpec, facts: Facts, entries: int) -> Iterator[Findin
             f"{entries}: it will be called {-(-entries // vision.max_batch_size)} times"
         )
         yield warning("vision-batch", what, vision.folder / "config.json", f"build it with --max_batch_size {entries}")
+
+
+def _pixels(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> Iterator[Finding]:
+    vision = facts.vision_engine
+    wanted = options.pixels or (vision.pixels if vision else "float")
+    if wanted == "uint8" and spec.layout.module not in LEVEL_LAYOUTS:
+        what = f"{spec.title}'s pixels are no 8-bit levels after its own scaling, so they cannot cross as uint8"
+        yield error("no-uint8-pixels", what, "--pixels", "use --pixels float")
+    if vision is None:
+        return
+    where = vision.folder / "config.json"
+    if options.pixels and options.pixels != vision.pixels:
+        what = f"the vision engine takes {vision.pixels} pixels, --pixels asks for {options.pixels}"
+        remedy = f"leave --pixels out, or build the engine with gen-repo build-vision --pixels {options.pixels}"
+        yield error("engine-pixels", what, where, remedy)
+    pixels = (facts.checkpoint and facts.checkpoint.pixels) or variant.pixels
+    own = {"rescale_factor": pixels.rescale_factor, "mean": list(pixels.mean), "std": list(pixels.std)}
+    if vision.normalisation is not None and vision.normalisation != own:
+        what = f"the vision engine normalises with {vision.normalisation}, the checkpoint says {own}"
+        yield error("engine-pixels", what, where, "build the vision engine from this checkpoint")
 
 
 def _llm(spec: ModelSpec, facts: Facts, route: Route) -> Iterator[Finding]:

@@ -160,8 +160,9 @@ def preprocessing(plan: Plan) -> Model:
 
 
 def _vision_inputs(plan: Plan, *, ragged: bool) -> tuple[Tensor, ...]:
+    pixels = "UINT8" if plan.pixel_form == "uint8" else TRITON_TYPE[plan.vision_dtype]
     return (
-        Tensor("pixel_values", TRITON_TYPE[plan.vision_dtype], (-1, *plan.entry_shape), ragged=ragged),
+        Tensor("pixel_values", pixels, (-1, *plan.entry_shape), ragged=ragged),
         Tensor("num_images", "INT32", (1,)),
         Tensor("num_rows", "INT32", (1,)),
     )

@@ -33,6 +33,7 @@ def make(plan: Plan, options: Options, files: dict[str, bytes]) -> bytes:
         "llm_dtype": plan.llm_dtype,
         "vision_dtype": plan.vision_dtype,
         "pixels": asdict(plan.pixels),
+        "pixel_form": plan.pixel_form,
         "tokens": asdict(plan.tokens),
         "tokenizer": plan.tokenizer.digest() if plan.tokenizer else None,
         "font": plan.font.digest() if plan.font else None,

@@ -8,6 +8,7 @@ from typing import Literal
 
 Runtime = Literal["trtllm", "torch"]
 LaunchMode = Literal["leader", "orchestrator"]
+PixelForm = Literal["float", "uint8"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Options:
     max_tokens: int | None = None
     streaming: bool = False
     kv_cache_reuse: bool = False
+    pixels: PixelForm | None = None
     tokenizer: Literal["hf", "checkpoint"] = "hf"
     frame_order: Literal["rgb", "bgr"] | None = None
     name: str | None = None
@@ -67,6 +69,7 @@ class Options:
             "max_images": self.max_images,
             "frame_order": self.frame_order,
             "max_tokens": self.max_tokens,
+            "pixels": self.pixels,
             "name": self.name,
             "image_hosts": list(self.image_hosts),
             "path_map": [list(pair) for pair in self.path_map],
@@ -90,6 +93,7 @@ class Options:
             "--pp": self.pp,
             "--tokenizer": self.tokenizer if self.tokenizer != "hf" else None,
             "--frame-order": self.frame_order,
+            "--pixels": self.pixels,
             "--name": self.name,
             "--launch-mode": self.launch_mode if self.launch_mode != "leader" else None,
             "--nodes": self.nodes if self.nodes != 1 else None,

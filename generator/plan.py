@@ -11,7 +11,7 @@ from generator.facts.font import FontFacts
 from generator.facts.tokenizer import TokenizerFacts
 from generator.launch import Deploy, Launch
 from generator.limits import Limits
-from generator.options import Runtime
+from generator.options import PixelForm, Runtime
 from generator.routes import Route
 from generator.sizes import Sizes
 from generator.spec import Conversation, ModelSpec, PixelSpec, Tokens, Variant
@@ -40,6 +40,7 @@ class Plan:
     Attributes:
         names: Triton model name per role, "ensemble" and the front included.
         llm_dtype, vision_dtype: torch names ("float16", ...); the table crosses in the LLM's.
+        pixel_form: "float": pixels cross normalised, in vision_dtype; "uint8": as levels, channels last.
         vision_batch: images in one engine call at most, None = the engine's profile says it at load time.
         quantization: of the LLM, as --quantization calls it or, where that has no word, as the engine does.
         launch: processes, nodes and GPUs. sizes: what the memory plan is computed from. deploy: None = no manifests.
@@ -63,6 +64,7 @@ class Plan:
     rows_per_image: int
     llm_dtype: str
     vision_dtype: str
+    pixel_form: PixelForm
     pixels: PixelSpec
     conversation: Conversation
     prompt: dict[str, Any]
@@ -102,7 +104,19 @@ class Plan:
     def entry_shape(self) -> tuple[int, ...]:
         """Of one entry of the vision engine's input: an image or tile, or a clip of frames."""
         frames = self.layout.get("num_frames")
-        return (frames, *self.pixels.shape) if frames else self.pixels.shape
+        image = self.pixel_shape
+        return (frames, *image) if frames else image
+
+    @property
+    def pixel_dtype(self) -> str:
+        """Of pixels as they cross."""
+        return "uint8" if self.pixel_form == "uint8" else self.vision_dtype
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """Of one image, channels last where levels cross."""
+        shape = self.pixels.shape
+        return (*shape[1:], shape[0]) if self.pixel_form == "uint8" else shape
 
     @property
     def entry_elements(self) -> int:

@@ -211,6 +211,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         rows_per_image=rows,
         llm_dtype=llm_dtype,
         vision_dtype=vision_dtype if vision_dtype in TRITON_TYPE else spec.vision_dtype,
+        pixel_form=options.pixels or (vision.pixels if vision else "float"),
         pixels=(checkpoint and checkpoint.pixels) or variant.pixels,
         conversation=variant.conversation,
         prompt=prompting.prompt(spec, variant, facts, tokens),

@@ -51,9 +51,9 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "rescale_factor": plan.pixels.rescale_factor,
             "mean": list(plan.pixels.mean),
             "std": list(plan.pixels.std),
-            "shape": list(plan.pixels.shape),
-            "dtype": plan.vision_dtype,
-            "module": NUMBERS.get(plan.vision_dtype, "numpy_numbers"),
+            "shape": list(plan.pixel_shape),
+            "dtype": plan.pixel_dtype,
+            "module": NUMBERS.get(plan.pixel_dtype, "numpy_numbers"),
         },
         "layout": plan.layout,
         "media": _media(plan),
@@ -138,8 +138,18 @@ def torch_vision_encoder(plan: Plan) -> dict[str, Any]:
         "dtype": plan.vision_dtype,
         "table_dtype": plan.llm_dtype,
         **_vision_numbers(plan),
+        **_levels(plan),
         "device": "auto",
     }
+
+
+def _levels(plan: Plan) -> dict[str, Any]:
+    """How the torch encoder normalises levels; nothing where pixels cross normalised."""
+    if plan.pixel_form == "float":
+        return {}
+    pixels = plan.pixels
+    numbers = {"rescale_factor": pixels.rescale_factor, "mean": list(pixels.mean), "std": list(pixels.std)}
+    return {"levels": {"module": "levels", **numbers}}
 
 
 def _constants(plan: Plan) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,20 @@ from typing import Any
 from generator import sizes
 from generator.facts import jsonfile
 from generator.findings import Refused, error
+from generator.options import PixelForm
 from generator.sizes import LlmSize
 
+OWN_SECTION = "gen_repo"  # of the config.json that `gen-repo build-vision` writes
 VISION_ENGINE_FILES = ("model.engine", "visual_encoder.engine", "rank0.engine")
 BUILD = "build it with build_engines.sh, or point the option at the folder that holds config.json and the engine"
 
 
 @dataclass(frozen=True)
 class VisionEngineFacts:
-    """A vision engine: `max_batch_size` and `rows`/`hidden_size` are None where its release does not write them."""
+    """A vision engine: `max_batch_size` and `rows`/`hidden_size` are None where its release does not write them.
+
+    `pixels` and `normalisation` (rescale_factor, mean, std) are of engines by `gen-repo build-vision` that take levels.
+    """
 
     folder: Path
     file: Path
@@ -28,6 +34,8 @@ class VisionEngineFacts:
     rows: int | None
     hidden_size: int | None
     num_frames: int | None
+    pixels: PixelForm
+    normalisation: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ def vision_engine(folder: Path) -> VisionEngineFacts:
     if file is None:
         names = ", ".join(VISION_ENGINE_FILES)
         raise Refused(error("engine-missing", f"no engine file beside config.json; looked for {names}", folder, BUILD))
+    own = config.get(OWN_SECTION) or {}
     shape = builder.get("output_shape")
     *batch_and_rows, hidden = shape if isinstance(shape, list) and len(shape) >= 2 else (None, None)
     grid = batch_and_rows[1:] or batch_and_rows  # several axes where rows come frame by frame
@@ -124,6 +133,8 @@ def vision_engine(folder: Path) -> VisionEngineFacts:
         rows=rows,
         hidden_size=hidden if isinstance(hidden, int) and hidden > 0 else None,
         num_frames=jsonfile.number(builder, "num_frames", path, "the vision engine"),
+        pixels="uint8" if own.get("pixels") == "uint8" else "float",
+        normalisation=own.get("normalisation"),
     )
 
 

@@ -18,7 +18,7 @@ import torch
 
 __version__ = "10.7.0"
 ALIGNMENT = 64  # bytes; 256 on a GPU, but host tensors get no more
-TORCH_DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
+TORCH_DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "UINT8": torch.uint8}
 
 
 class Dims:
@@ -48,6 +48,9 @@ class DataType(enum.Enum):
 class ILogger:
     class Severity(enum.Enum):
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+    def __init__(self) -> None:
+        pass
 
 
 class Logger(ILogger):

@@ -152,7 +152,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests of one server go to one worker, so that each server starts once."""
     for item in items:
         called = getattr(item, "callspec", None)
-        for kind in ("served", "streaming"):
+        for kind in ("served", "streaming", "levels"):
             if called and kind in called.params:
                 item.add_marker(pytest.mark.xdist_group(f"{kind} {called.params[kind]}"))
 

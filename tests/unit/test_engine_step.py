@@ -252,6 +252,13 @@ def test_pixels_and_rows_are_cast(tmp_path: Path, dtypes: tuple[str, str], table
     assert torch.equal(table(with_images)[0], engine_rows.to(wanted).reshape(-1, HIDDEN))
 
 
+def test_levels_go_to_the_engine_as_they_are(tmp_path: Path) -> None:
+    model = step(tmp_path, engine_file(tmp_path, dtypes=("UINT8", "HALF")))
+    levels = torch.randint(0, 256, (1, 2, *SHAPE), dtype=torch.uint8)
+    [response] = model.execute([request(levels, [2])])
+    assert torch.equal(table(response)[0], rows_of(levels[0].half()))
+
+
 def test_a_table_outlives_the_next_calls(tmp_path: Path) -> None:
     model = step(tmp_path, engine_file(tmp_path))
     tables = [table(model.execute([request(photos(1, 1, seed=seed), [1])])[0]) for seed in range(4)]
@@ -315,6 +322,7 @@ def test_an_engine_of_other_tensors_is_listed(tmp_path: Path, tensors: dict[str,
         ),
         ({"shape": (3, 6, 6)}, ValueError, r"takes images of shape \(3, 6, 6\) .* generated for \(3, 4, 4\)"),
         ({"dtypes": ("INT8", "HALF")}, ValueError, "'input' of .* is INT8"),
+        ({"dtypes": ("HALF", "UINT8")}, ValueError, "'output' of .* is UINT8"),
         ({"dtypes": ("HALF", "FP8")}, ValueError, "'output' of .* is FP8"),
     ],
 )

@@ -20,7 +20,8 @@ except ImportError as error:
         "*-trtllm-python-py3 container, which has it, or generate it again with --runtime torch"
     ) from error
 
-TORCH_DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
+ROW_DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
+PIXEL_DTYPES = {**ROW_DTYPES, "UINT8": torch.uint8}  # uint8: the engine normalises
 PROFILE = 0  # the one that an execution context starts with
 
 
@@ -57,17 +58,17 @@ class Engine:
         with torch.cuda.stream(self.stream):
             self._engine = _deserialize(path)
             self._input, self._output = self._roles(image_shape)
-            self._output_dtype = self._dtype(self._output)
+            self._output_dtype = self._dtype(self._output, ROW_DTYPES)
             self.least, self.most = self._batch_range(image_shape, max_batch)
             self._context = self._new_context()
             # One buffer serves all calls, which follow each other on the stream. (A slice of the request's
             # own tensor need not be aligned as TensorRT demands.)
             largest = (self.most, *self._largest_image)
-            self._pixels = torch.zeros(math.prod(largest), dtype=self._dtype(self._input), device=device)
+            self._pixels = torch.zeros(math.prod(largest), dtype=self._dtype(self._input, PIXEL_DTYPES), device=device)
             self._set_address(self._input, self._pixels)
 
     def __call__(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Images of one shape, at least one, on any device in any float dtype -> rows [n, N, hidden].
+        """Images of one shape, at least one, on any device in any dtype -> rows [n, N, hidden].
 
         The rows are in memory of their own, in the engine's dtype. Only once `stream` was synchronized are
         they complete and `images` no longer read. Raises RuntimeError when TensorRT refuses the call.
@@ -132,14 +133,14 @@ class Engine:
             "--visual-engine-dir naming the vision engine's folder"
         )
 
-    def _dtype(self, name: str) -> torch.dtype:
+    def _dtype(self, name: str, known: dict[str, torch.dtype]) -> torch.dtype:
         kind = self._engine.get_tensor_dtype(name).name
-        if kind not in TORCH_DTYPES:
+        if kind not in known:
             raise ValueError(
                 f"tensor {name!r} of vision engine {self.path} is {kind}, this step handles "
-                f"{', '.join(TORCH_DTYPES)}: build the engine with floating-point inputs and outputs"
+                f"{', '.join(known)}: build the engine again with one of them"
             )
-        return TORCH_DTYPES[kind]
+        return known[kind]
 
     def _batch_range(self, image_shape: tuple[int, ...], max_batch: int | None) -> tuple[int, int]:
         """The fewest and most images of one call."""

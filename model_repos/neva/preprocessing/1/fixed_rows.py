@@ -13,12 +13,11 @@ from preprocessing_settings import Settings
 
 
 class ImageLayout:
-    takes_pixels = True
-
     def __init__(self, settings: Settings) -> None:
         self._transform = PixelTransform(settings["pixels"], settings["limits"]["max_image_pixels"])
         self.entry = self._transform.shape
         self.dtype = self._transform.dtype
+        self.takes_pixels = not self._transform.as_levels  # what a client sends is normalised already
         rows = settings["rows_per_image"]
         self._placed = Placed((1, *self._transform.shape), rows, np.arange(rows))
 

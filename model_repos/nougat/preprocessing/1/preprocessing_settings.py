@@ -52,8 +52,8 @@ class Pixels(TypedDict):
     rescale_factor: float
     mean: list[float]
     std: list[float]
-    shape: list[int]  # of one entry: channels, height, width, or as the layout has it
-    dtype: str  # float16, bfloat16 or float32
+    shape: list[int]  # of one entry: channels, height, width, or as the layout has it; of uint8 channels come last
+    dtype: str  # float16, bfloat16 or float32, or uint8: the encoder normalises
     module: str  # numpy_numbers or bfloat16: arrays and tensors of that dtype
 
 

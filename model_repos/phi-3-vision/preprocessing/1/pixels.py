@@ -1,7 +1,8 @@
 """From decoded images to the vision engine's pixels, bit for bit as Hugging Face's PIL image processors.
 
 A pixel has 256 levels and a channel one mean and deviation, so rescaling, normalising and rounding are a
-table of 3 x 256 numbers, computed once with the processors' own sequence of roundings.
+table of 3 x 256 numbers, computed once with the processors' own sequence of roundings. An encoder that has this table
+inside takes the levels themselves, as uint8.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from level_table import level_table
 from numpy.typing import NDArray
 from PIL import Image
 from preprocessing_settings import Pixels
@@ -30,6 +32,7 @@ class PixelTransform:
         self.shape = tuple(settings["shape"])
         self._numbers: Any = importlib.import_module(settings["module"])
         self.dtype: np.dtype[Any] = self._numbers.array_dtype(settings["dtype"])
+        self.as_levels = self.dtype == np.uint8
         self._resample = Image.Resampling(settings["resample"])
         self._max_pixels = max_pixels
         known: dict[str, Callable[..., Image.Image]] = {
@@ -43,23 +46,29 @@ class PixelTransform:
         if unknown:
             raise ValueError(f"settings.json: unknown pixel steps {unknown}; known are {sorted(known)}")
         self._steps = [(known[name], arguments) for name, *arguments in settings["steps"]]
-        self._exact = _lookup_table(settings)
-        self._table = self.rounded(self._exact)
+        self._size = self.shape[:2] if self.as_levels else self.shape[1:]
+        self._exact = level_table(settings["rescale_factor"], settings["mean"], settings["std"])
+        self._table = self._exact if self.as_levels else self.rounded(self._exact)
 
     def __call__(self, image: Image.Image, out: NDArray[Any]) -> None:
-        """Write the pixels of `image` (mode RGB) to `out`, of this transform's shape [3,H,W] and dtype.
+        """Write the pixels of `image` (mode RGB) to `out`, of this transform's shape and dtype.
+
+        The shape is [3,H,W]; [H,W,3] where the encoder takes levels.
 
         Raises RequestError when the image is too elongated to be resized.
         """
         for step, arguments in self._steps:
             image = step(image, *arguments)
         levels = np.asarray(image)
-        if levels.shape != (*self.shape[1:], 3):
+        if levels.shape != (*self._size, 3):
             raise ValueError(f"settings.json: the pixel steps give {levels.shape}, not {self.shape}")
         self.normalise(levels, out)
 
     def normalise(self, levels: NDArray[np.uint8], out: NDArray[Any]) -> None:
-        """Write the normalised values of 8-bit `levels` [H,W,3] to `out` [3,H,W]."""
+        """Write the normalised values of 8-bit `levels` [H,W,3] to `out` [3,H,W], or the levels as they are."""
+        if self.as_levels:
+            out[...] = levels
+            return
         for channel, table in enumerate(self._table):
             # every index is within the table; "clip" only spares numpy a bounds check and a buffer
             np.take(table, levels[..., channel], out=out[channel], mode="clip")
@@ -113,14 +122,3 @@ def _pad_square(image: Image.Image, *colour: int) -> Image.Image:
     square = Image.new("RGB", (side, side), colour)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
-
-
-def _lookup_table(settings: Pixels) -> NDArray[np.float32]:
-    """[3,256] float32: the normalised value of each 8-bit level of each channel.
-
-    The order of roundings is part of the contract: scaled in float64, rounded to float32, then normalised.
-    """
-    levels = (np.arange(256, dtype=np.float64) * settings["rescale_factor"]).astype(np.float32)
-    mean, std = (np.array(settings[name], dtype=np.float32)[:, None] for name in ("mean", "std"))
-    table: NDArray[np.float32] = (levels - mean) / std
-    return table

@@ -28,7 +28,7 @@ class Patches(nn.Module):  # type: ignore[misc]
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         patches = self.proj(pixels).flatten(2).transpose(1, 2)
-        first = self.cls_embedding.expand(len(patches), -1, -1)
+        first = self.cls_embedding.expand(patches.shape[0], -1, -1)  # no len(): it would be exported as a constant
         tokens: torch.Tensor = torch.cat([first, patches], dim=1) + self.position_embedding.weight
         return tokens
 
@@ -112,7 +112,7 @@ class CogvlmVision(nn.Module):  # type: ignore[misc]
         for layer in self.transformer["layers"]:
             states = layer(states)
         rows = self.linear_proj(states[:, 1:])
-        begin, end = (edge.expand(len(rows), -1, -1) for edge in (self.boi, self.eoi))
+        begin, end = (edge.expand(rows.shape[0], -1, -1) for edge in (self.boi, self.eoi))
         return torch.cat([begin, rows, end], dim=1)
 
 

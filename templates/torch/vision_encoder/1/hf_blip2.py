@@ -24,7 +24,8 @@ class Blip2Vision(nn.Module):  # type: ignore[misc]
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         states = self.vision_model(pixels).last_hidden_state
         queries = self.qformer(
-            query_embeds=self.query_tokens.expand(len(pixels), -1, -1),
+            # no len(): it would be exported as a constant
+            query_embeds=self.query_tokens.expand(pixels.shape[0], -1, -1),
             encoder_hidden_states=states,
             encoder_attention_mask=torch.ones(states.shape[:-1], dtype=torch.long, device=states.device),
         ).last_hidden_state

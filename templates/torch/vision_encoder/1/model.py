@@ -28,7 +28,13 @@ class TritonPythonModel:
         self.dtype: torch.dtype = getattr(torch, settings["dtype"])
         self.on_gpu = self.device.type == "cuda"
         module = importlib.import_module(settings["module"])
-        self.tower = module.load(checkpoint, self.dtype).to(self.device).eval()
+        tower = module.load(checkpoint, self.dtype)
+        self.pixel_dtype = self.dtype
+        if "levels" in settings:
+            levels = settings["levels"]
+            tower = importlib.import_module(levels["module"]).FromLevels(tower, levels, self.dtype)
+            self.pixel_dtype = torch.uint8
+        self.tower = tower.to(self.device).eval()
         constants = module.constants(checkpoint, self.dtype) if settings["constant_rows"] else None
         self.layout = VisionRows.of(settings, checkpoint, self.device, constants)
         self._tables([[torch.zeros((1, *self.layout.smallest()))]])
@@ -47,5 +53,5 @@ class TritonPythonModel:
 
     def _encode(self, images: list[torch.Tensor]) -> torch.Tensor:
         """Entries of one shape, on any device -> rows [n, N, hidden], on the tower's device."""
-        rows: torch.Tensor = self.tower(torch.stack([image.to(self.device, self.dtype) for image in images]))
+        rows: torch.Tensor = self.tower(torch.stack([image.to(self.device, self.pixel_dtype) for image in images]))
         return rows

@@ -40,7 +40,7 @@ class NevaVision(nn.Module):  # type: ignore[misc]
         images = pixels.flatten(0, -4)
         states = self.tower(images, output_hidden_states=True).hidden_states
         rows: torch.Tensor = self.projector(states[self.layer][:, self.first_patch :])
-        return rows.reshape(len(pixels), -1, rows.shape[-1])
+        return rows.reshape(pixels.shape[0], -1, rows.shape[-1])  # no len(): it would be exported as a constant
 
 
 def load(checkpoint: str, dtype: torch.dtype) -> nn.Module:

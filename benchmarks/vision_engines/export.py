@@ -1,0 +1,139 @@
+"""One encoder, on the torch side: checkpoint, ONNX file, pixels and their rows by torch in fp32; or torch's own speed.
+
+Used by run.py; `python -m benchmarks.vision_engines.export export|torch FOLDER MODEL [--pixels uint8] [--layers N]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.vision_engines.encoders import MAKERS
+from generator.models import find
+from generator.vision_build import tower as towers
+from generator.vision_build.command import build, config
+from generator.vision_build.subject import BuildOptions, Subject, subject
+
+BATCHES = (1, 4, 16)
+COMPARED = 3  # entries
+
+
+def _subject(folder: Path, model: str, pixels: str) -> tuple[BuildOptions, Subject]:
+    spec, _ = find(model)
+    checkpoint = folder / "checkpoint"
+    projector = spec.checkpoint.projector
+    options = BuildOptions(
+        model=model,
+        hf_model_dir=checkpoint,
+        output=folder,
+        projector=checkpoint / projector if projector else None,
+        onnx_only=True,
+        max_batch_size=4 if projector else 16,  # an entry is a clip of many frames there
+        precision="fp16" if torch.cuda.is_available() else "fp32",  # CPUs are slow at half precision
+        pixels=pixels,  # type: ignore[arg-type]
+    )
+    return options, subject(options)[0]
+
+
+def export(folder: Path, model: str, pixels: str, layers: int | None) -> dict[str, Any]:
+    """Writes checkpoint/, model.onnx, config.json, subject.json, pixels.npy and rows.npy."""
+    MAKERS[model](folder / "checkpoint", layers)
+    options, wanted = _subject(folder, model, pixels)
+    started = time.monotonic()
+    build(options, tell=lambda line: None)
+    exported = time.monotonic() - started
+    (folder / "config.json").write_text(json.dumps(config(wanted, "", {})))
+    (folder / "subject.json").write_text(json.dumps({"profile": wanted.profile, "dtype": wanted.dtype}))
+    inputs, truth, weights = _truth(wanted)
+    np.save(folder / "pixels.npy", inputs.cpu().numpy())
+    np.save(folder / "rows.npy", truth.cpu().numpy())
+    return {"export_s": round(exported, 1), "weights": weights, "rows": list(truth.shape[1:])}
+
+
+def _truth(wanted: Subject) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Pixels, their rows by torch in fp32, number of weights."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    module, _ = towers.load(replace(wanted, dtype="float32"))
+    inputs = _whole(wanted, module, COMPARED)
+    with torch.no_grad():
+        rows = module(inputs if inputs.dtype == torch.uint8 else inputs.float()).float()
+    return inputs, rows.flatten(1, -2), sum(weight.numel() for weight in module.parameters())
+
+
+def _whole(wanted: Subject, module: torch.nn.Module, entries: int) -> torch.Tensor:
+    """Pixels at the largest open size."""
+    shape = tuple(wanted.largest if side < 0 else side for side in wanted.entry_shape)
+    return towers.sample(replace(wanted, entry_shape=shape), module, entries)
+
+
+def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """|found - truth| / |truth| over all values."""
+    return float((found.double() - truth.double()).norm() / truth.double().norm())
+
+
+def torch_itself(folder: Path, model: str, pixels: str) -> dict[str, Any]:
+    """Error and images per second of torch in fp16, with plain attention and with torch's own kernels."""
+    _, wanted = _subject(folder, model, pixels)
+    inputs, truth = (torch.from_numpy(np.load(folder / name)) for name in ("pixels.npy", "rows.npy"))
+    module, _ = towers.load(wanted)
+    inputs, truth = (tensor.to(next(module.parameters()).device) for tensor in (inputs, truth))
+    found: dict[str, Any] = {}
+    for attention in ("eager", "sdpa"):
+        for part in module.modules():
+            own: Any = getattr(part, "config", None)
+            if hasattr(own, "_attn_implementation"):
+                own._attn_implementation = attention
+        with torch.no_grad():
+            error = relative_error(module(inputs).flatten(1, -2), truth)
+        found[attention] = {"error": error, "images_s": _speeds(wanted, module)}
+    return found
+
+
+def _speeds(wanted: Subject, module: torch.nn.Module) -> dict[int, float]:
+    if not torch.cuda.is_available():
+        return {}
+    speeds = {}
+    for batch in (size for size in BATCHES if size <= wanted.max_batch_size):
+        images = _whole(wanted, module, batch)
+        with torch.no_grad():
+            speeds[batch] = round(batch / _seconds(lambda images=images: module(images)), 1)  # type: ignore[misc]
+    return speeds
+
+
+def _seconds(call: Callable[[], Any], repeats: int = 20) -> float:
+    """Mean time of a call on the GPU."""
+    for _ in range(3):
+        call()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1000 / repeats
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("export", "torch"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("model", choices=MAKERS)
+    parser.add_argument("--pixels", choices=("float", "uint8"), default="float")
+    parser.add_argument("--layers", type=int, help="fewer layers than published, for a trial")
+    arguments = parser.parse_args()
+    folder, model, pixels = arguments.folder.resolve(), arguments.model, arguments.pixels
+    made = export(folder, model, pixels, arguments.layers) if arguments.what == "export" else None
+    result = made or torch_itself(folder, model, pixels)
+    (folder / f"{arguments.what}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

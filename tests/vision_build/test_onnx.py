@@ -1,0 +1,189 @@
+"""Exported encoders against the vision step's own torch modules: tiny checkpoints, onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from generator.cli import main
+from generator.models import specs
+from generator.vision_build import tower as towers
+from generator.vision_build.onnx_file import _gathered
+from generator.vision_build.subject import BuildOptions, subject
+from tests.checkpoints import MAKERS, cached
+
+MODELS = [name for name in specs() if name in MAKERS]
+LEVELS = ("llava", "llava-next", "video-neva", "kosmos-2")
+
+
+def checkpoint_of(model: str) -> Path:
+    """The checkpoint itself, where the tiny one is a folder with more beside it."""
+    folder = cached(model)
+    inner = folder / "cogvlm-chat-hf"
+    return inner if inner.is_dir() else folder
+
+
+def options(model: str, output: Path, **more: Any) -> BuildOptions:
+    """Of the tiny checkpoint of `model`, in fp32: what onnxruntime computes exactly enough to compare."""
+    folder = checkpoint_of(model)
+    asked = {"precision": "fp32", "onnx_only": True, **more}
+    if specs()[model].checkpoint.projector:
+        asked["projector"] = folder / specs()[model].checkpoint.projector
+    return BuildOptions(model=model, hf_model_dir=folder, output=output, **asked)
+
+
+def arguments(made: BuildOptions) -> list[str]:
+    given = ["build-vision", "--model", made.model, "--hf-model-dir", str(made.hf_model_dir), "--output"]
+    given += [str(made.output), "--onnx-only", "--precision", str(made.precision), "--pixels", made.pixels]
+    return given + (["--projector", str(made.projector)] if made.projector else [])
+
+
+def session(file: Path) -> onnxruntime.InferenceSession:
+    quiet = onnxruntime.SessionOptions()
+    quiet.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(file), quiet, providers=["CPUExecutionProvider"])
+
+
+def run(file: Path, pixels: torch.Tensor) -> np.ndarray[Any, Any]:
+    [rows] = session(file).run(None, {"input": pixels.numpy()})
+    return rows  # type: ignore[no-any-return]
+
+
+def relative_error(found: np.ndarray[Any, Any], truth: torch.Tensor) -> float:
+    wanted = truth.float().numpy()
+    assert found.shape == wanted.shape
+    return float(np.linalg.norm(found.astype(np.float32) - wanted) / np.linalg.norm(wanted))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_export_equals_torch_for_any_batch(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = options(model, tmp_path)
+    assert main(arguments(asked)) == 0
+    assert capsys.readouterr().out.strip().endswith("model.onnx: built")
+    wanted, _ = subject(asked)
+    module, constants = towers.load(wanted)
+    module.cpu()
+    for entries in (1, 3):
+        pixels = towers.sample(wanted, module, entries).cpu()
+        with torch.no_grad():
+            truth = module(pixels)
+        rows = run(tmp_path / "model.onnx", pixels)
+        assert relative_error(rows, truth) < 1e-4
+        others = run(tmp_path / "model.onnx", pixels.flip(0))
+        assert relative_error(others[::-1], truth) < 1e-4  # no entry looks at another
+    if constants is not None:
+        name, names = wanted.constants
+        stored = load_file(tmp_path / name)
+        assert list(stored) and torch.equal(torch.stack([stored[row] for row in names]), constants)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_file_is_what_tensorrt_8_6_reads(model: str, tmp_path: Path) -> None:
+    assert main(arguments(options(model, tmp_path, precision="fp16"))) == 0
+    content = onnx.load(str(tmp_path / "model.onnx"))
+    onnx.checker.check_model(content)
+    assert [(entry.domain, entry.version) for entry in content.opset_import if not entry.domain] == [("", 17)]
+    operators = {node.op_type for node in content.graph.node}
+    assert not operators & {"Dropout", "If", "Loop", "SequenceEmpty", "ScatterND", "NonZero", "Mod"}
+    [pixels], [rows] = content.graph.input, content.graph.output
+    assert (pixels.name, rows.name) == ("input", "output")
+    assert pixels.type.tensor_type.elem_type == rows.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    assert pixels.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize("model", LEVELS)
+def test_levels_are_normalised_inside_to_the_same_values(model: str, tmp_path: Path) -> None:
+    """The lookup equals what preprocessing sends, so the rows from levels are those from its pixels."""
+    asked = options(model, tmp_path, pixels="uint8")
+    assert main(arguments(asked)) == 0
+    wanted, _ = subject(asked)
+    module, _ = towers.load(wanted)
+    levels = towers.sample(wanted, module).cpu()
+    assert levels.dtype == torch.uint8 and levels.shape[-1] == 3
+    numbers: Any = wanted.normalisation
+    # As Hugging Face's processors compute, image by image, in numpy.
+    scaled = (levels.numpy() * np.float64(numbers["rescale_factor"])).astype(np.float32)
+    mean, std = np.float32(numbers["mean"]), np.float32(numbers["std"])
+    normalised = torch.from_numpy(np.moveaxis((scaled - mean) / std, -1, -3).copy())
+    inner: Any = module
+    with torch.no_grad():
+        truth = inner.tower.cpu()(normalised)
+        assert torch.equal(module.cpu()(levels), truth)
+    assert relative_error(run(tmp_path / "model.onnx", levels), truth) < 1e-4
+
+
+def test_weights_too_large_for_one_file_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = options("llava", tmp_path / "made")
+    assert main(arguments(asked)) == 0
+    plain = tmp_path / "made" / "model.onnx"
+    large = tmp_path / "large" / "model.onnx"
+    large.parent.mkdir()
+    for _ in range(2):  # again over what is there
+        _gathered(plain, large)
+    assert {file.name for file in large.parent.iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert large.stat().st_size < plain.stat().st_size / 2 < large.with_name("model.onnx.data").stat().st_size
+    wanted, _ = subject(asked)
+    pixels = torch.randn(2, *wanted.entry_shape)
+    assert np.array_equal(run(large, pixels), run(plain, pixels))
+
+
+def test_the_digest_sees_weights_structure_and_settings(tmp_path: Path) -> None:
+    wanted, _ = subject(options("llava", tmp_path))
+    again, _ = subject(options("llava", tmp_path / "elsewhere"))
+    other, _ = subject(options("llava", tmp_path, max_batch_size=3))
+    module, _ = towers.load(wanted)
+    seen = {towers.digest(made, module, None, {}) for made in (wanted, again)}
+    assert len(seen) == 1
+    seen.add(towers.digest(other, module, None, {}))
+    seen.add(towers.digest(wanted, module, None, {"tensorrt": "10"}))
+    seen.add(towers.digest(wanted, module, torch.zeros(1, 4), {}))
+    inner: Any = module
+    inner.layers = [-3]  # another hidden state of the same weights
+    seen.add(towers.digest(wanted, module, None, {}))
+    with torch.no_grad():
+        next(module.parameters()).flatten()[0] += 1
+    seen.add(towers.digest(wanted, module, None, {}))
+    assert len(seen) == 6
+
+
+def test_refusals_name_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(arguments: list[str]) -> str:
+        assert main(["build-vision", *arguments, "--output", str(tmp_path / "out")]) in (1, 2, 3)
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    llava = ["--model", "llava", "--hf-model-dir", str(cached("llava"))]
+    assert "does not exist" in refused(["--model", "llava", "--hf-model-dir", str(tmp_path / "none")])
+    assert "wrong-checkpoint" in refused(["--model", "vila", "--hf-model-dir", str(cached("llava"))])
+    assert "TensorRT-LLM's own script" in refused(["--model", "vila1.5-40b", "--hf-model-dir", str(cached("vila"))])
+    assert "part of its checkpoint" in refused([*llava, "--projector", str(tmp_path)])
+    if importlib.util.find_spec("tensorrt") is None:
+        assert "tensorrt cannot be imported" in refused(llava)
+    phi3 = ["--model", "phi-3-vision", "--hf-model-dir", str(cached("phi-3-vision"))]
+    assert "no-uint8-pixels" in refused([*phi3, "--pixels", "uint8", "--onnx-only"])
+
+
+def test_an_encoder_that_contradicts_its_config_files_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for file in cached("llava").iterdir():
+        (folder / file.name).symlink_to(file)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_feature_select_strategy"] = "full"  # the class token too: 577 rows where patches are 576
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+    given = ["--model", "llava", "--hf-model-dir", str(folder), "--output", str(tmp_path / "out"), "--onnx-only"]
+    assert main(["build-vision", *given]) == 1
+    text = capsys.readouterr().err
+    assert "577" in text and "576" in text
