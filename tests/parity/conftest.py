@@ -148,6 +148,7 @@ class Served:
             yield client
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests of one server go to one worker, so that each server starts once."""
     for item in items:
