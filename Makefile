@@ -25,19 +25,17 @@ lint: $(VENV)/installed
 # Steps have modules of the same name (model.py), so each folder is checked on its own, as Triton loads it.
 types: $(VENV)/installed
 	$(BIN)/mypy generator
-	@for step in $(STEPS); do \
-	  echo "mypy templates/$$step/1"; \
-	  MYPYPATH=typings:templates/shared:templates/$$step/1 $(BIN)/mypy templates/$$step/1/*.py || exit 1; \
-	done
+	@printf '%s\n' $(STEPS) | xargs -P 2 -I STEP sh -c 'MYPYPATH=typings:templates/shared:templates/STEP/1 \
+	  $(BIN)/mypy --cache-dir .mypy_cache/STEP templates/STEP/1/*.py'
 
 unit: $(VENV)/installed
-	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/unit tests/golden tests/stories tests/vision_build
+	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/unit tests/golden tests/stories
 
 check: lint types unit
 
-# What the oracles are worth: distinct answers, and every mutation seen.
+# What the oracles are worth: distinct answers, and every mutation seen; and every encoder as ONNX.
 truth: $(VENV)/installed
-	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/truth
+	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/truth tests/vision_build
 
 # Tests that measure times run alone; the others share the cores, one model's server at a time each.
 server: $(VENV)/installed
