@@ -27,7 +27,7 @@ from tests.oracle.llava_next import LlavaNextOracle
 from tests.oracle.neva import NevaOracle
 from tests.oracle.phi3_vision import Phi3VisionOracle
 from tests.parity.client import Case
-from tests.server.harness import triton
+from tests.server.harness import Kept, triton
 
 MAX_TOKENS = 12
 
@@ -117,11 +117,18 @@ class Served:
     """A served repository and what the oracle says of its cases."""
 
     subject: Subject
-    grpc: str
-    http: str
+    server: Kept
     folder: Path
     oracle: Oracle
     cases: list[Case]
+
+    @property
+    def grpc(self) -> str:
+        return self.server.grpc
+
+    @property
+    def http(self) -> str:
+        return self.server.http
 
     @cached_property
     def expected(self) -> list[str]:
@@ -169,7 +176,7 @@ def _serve(name: str, folder: Path, known: dict[str, Oracle], *, streaming: bool
     if name not in known:
         known[name] = subject.oracle(subject.path)
     with triton(where) as server:
-        yield Served(subject, server.grpc, server.http, where, known[name], cases(subject))
+        yield Served(subject, server, where, known[name], cases(subject))
 
 
 @pytest.fixture(scope="session", params=SUBJECTS)

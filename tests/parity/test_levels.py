@@ -35,7 +35,7 @@ def levels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )
     assert not outcome.failed, outcome.findings
     with triton(folder) as server:
-        yield Served(subject, server.grpc, server.http, folder, subject.oracle(subject.path), cases(subject)[::2])
+        yield Served(subject, server, folder, subject.oracle(subject.path), cases(subject)[::2])
 
 
 def test_levels_cross_and_rows_equal_bit_for_bit(levels: Served) -> None:

@@ -21,7 +21,7 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from generator.ask import ask, connect, run, step_times
-from generator.server import Server, ServerError
+from generator.server import Server, ServerError, running
 from tests.server.front_repository import (
     FAIL,
     FRONT,
@@ -151,7 +151,7 @@ class Keeper(ExitStack):
         if self.server is None or self.server.process.poll() is not None:
             self.close()
             (self.repository / "tensorrt_llm" / "notes").unlink(missing_ok=True)
-            self.server = self.enter_context(triton(self.repository))
+            self.server = self.enter_context(running(self.repository))
         return Served(self.server, self.repository)
 
 
