@@ -58,7 +58,7 @@ class Gate:
 
     async def health(self) -> Response:
         """200 when the repository can answer, else 503."""
-        await self._triton.face()
+        await self._triton.check()
         return Response(status_code=200)
 
     async def models(self) -> dict[str, Any]:

@@ -87,6 +87,16 @@ class Triton:
             self._face = Face(config, streams)
         return self._face
 
+    async def check(self) -> None:
+        """Ask whether the face is ready now. Raises TritonError when it is not."""
+        face = await self.face()
+        try:
+            ready = await self._client.is_model_ready(face.config.name)
+        except InferenceServerException as error:
+            raise TritonError(f"no ready server at {self._url}: {error.message()}", 503) from error
+        if not ready:
+            raise TritonError(f"{face.config.name} at {self._url} is not ready", 503)
+
     async def answer(self, values: Mapping[str, Any], *, stream: bool) -> AsyncIterator[Piece]:
         """The answer, in pieces as they arrive when `stream` and the repository streams, else whole.
 

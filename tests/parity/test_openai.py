@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import socket
 import subprocess
@@ -12,13 +13,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from tests import photos
-from tests.parity.conftest import MAX_TOKENS, Served
+from tests.parity.conftest import MAX_TOKENS, SUBJECTS, Served, repository
+from tests.server.harness import triton
 
 STREAMED = "vila"
 PLAIN = "llava"
@@ -33,8 +36,8 @@ def message(text: str, images: tuple[bytes, ...] = ()) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "text", "text": text}, *parts]}
 
 
-def gateway(served: Served) -> Iterator[str]:
-    """`gen-repo openai` before the server; yields its base URL."""
+def gateway(folder: Path, grpc: str) -> Iterator[str]:
+    """`gen-repo openai` before the server of a repository; yields its base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -43,9 +46,9 @@ def gateway(served: Served) -> Iterator[str]:
         "-m",
         "generator",
         "openai",
-        str(served.folder),
+        str(folder),
         "--url",
-        served.grpc,
+        grpc,
         "--port",
         str(port),
     ]
@@ -66,12 +69,12 @@ def gateway(served: Served) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def streamed_url(streaming: Served) -> Iterator[str]:
-    yield from gateway(streaming)
+    yield from gateway(streaming.folder, streaming.grpc)
 
 
 @pytest.fixture(scope="module")
 def plain_url(served: Served) -> Iterator[str]:
-    yield from gateway(served)
+    yield from gateway(served.folder, served.grpc)
 
 
 def client_of(url: str) -> tuple[openai.OpenAI, str]:
@@ -169,3 +172,15 @@ def test_a_plain_repository_streams_its_answer_in_one_piece(served: Served, plai
     assert whole(client, model, [message(case.text, case.images)]).choices[0].message.content == wanted
     pieces, usage = streamed(client, model, [message(case.text, case.images)])
     assert pieces == [wanted] and usage.prompt_tokens == len(served.oracle.ids(case.text, case.images))
+
+
+def test_health_tells_when_the_server_has_gone(tmp_path: Path) -> None:
+    folder = repository(SUBJECTS[PLAIN], tmp_path / "repository")
+    with triton(folder) as server, contextlib.contextmanager(gateway)(folder, server.grpc) as url:
+        with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:  # noqa: S310 - our own server
+            assert answer.status == 200
+        server.process.kill()
+        server.process.wait()
+        with pytest.raises(urllib.error.HTTPError) as gone:
+            urllib.request.urlopen(f"{url}/health", timeout=30)  # noqa: S310 - our own server
+        assert gone.value.code == 503 and "no ready server" in json.load(gone.value)["error"]["message"]
