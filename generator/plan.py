@@ -19,6 +19,9 @@ from generator.spec import Conversation, ModelSpec, PixelSpec, Tokens, Variant
 TRITON_TYPE = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}
 ROLES = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
 FRONT = "tensorrt_llm_bls"
+FRONT_ROWS = 64  # that the front has in the LLM at once
+FRONT_SPARE = 8  # threads of the server for its responses and for its calls of other steps
+LLM_RESPONSES = "llm_responses"
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,18 @@ class Plan:
         return self.contract.release
 
     @property
+    def front_pool(self) -> int:
+        """Threads of Triton's python backend that the front needs: thread-pool-size, 32 unless given."""
+        return FRONT_ROWS + FRONT_SPARE
+
+    @property
     def world_size(self) -> int:
         return self.tp * self.pp
 
     @property
     def roles(self) -> tuple[str, ...]:
         """Roles of all models in the repository, the ensemble first."""
-        return ("ensemble", *ROLES, FRONT) if self.streaming else ("ensemble", *ROLES)
+        return ("ensemble", *ROLES, FRONT, LLM_RESPONSES) if self.streaming else ("ensemble", *ROLES)
 
     @property
     def entry_shape(self) -> tuple[int, ...]:

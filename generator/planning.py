@@ -27,7 +27,7 @@ from generator import (
 from generator.facts.gather import Facts
 from generator.findings import Finding, error, warning
 from generator.options import Options
-from generator.plan import FRONT, ROLES, TRITON_TYPE, Paths, Plan
+from generator.plan import FRONT, LLM_RESPONSES, ROLES, TRITON_TYPE, Paths, Plan
 from generator.routes import ROUTES, Route
 from generator.spec import ModelSpec, Variant
 
@@ -56,8 +56,8 @@ def route_of(options: Options, spec: ModelSpec, release: str) -> tuple[Route, li
 
 def _names(prefix: str | None) -> dict[str, str]:
     if prefix is None:
-        return {role: role for role in ("ensemble", *ROLES, FRONT)}
-    return {"ensemble": prefix} | {role: f"{prefix}_{role}" for role in (*ROLES, FRONT)}
+        return {role: role for role in ("ensemble", *ROLES, FRONT, LLM_RESPONSES)}
+    return {"ensemble": prefix} | {role: f"{prefix}_{role}" for role in (*ROLES, FRONT, LLM_RESPONSES)}
 
 
 def map_path(path: Path, mapping: tuple[tuple[str, str], ...]) -> str:

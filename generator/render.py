@@ -19,7 +19,7 @@ import jinja2
 
 from generator import deploy, interface, memory, settings
 from generator.build import build_plan
-from generator.plan import FRONT, Plan
+from generator.plan import FRONT, LLM_RESPONSES, Plan
 
 Files = dict[str, bytes]
 SettingsOf = Callable[[Plan], dict[str, Any]]
@@ -109,7 +109,8 @@ def _step_files(env: jinja2.Environment, root: Path, plan: Plan, role: str) -> F
     source = f"{plan.runtime}/{role}" if role in RUNTIME_ROLES else role
     if source == "trtllm/tensorrt_llm":
         source = f"trtllm/{plan.route.step}"
-    context = {"plan": plan, "model": interface.models(plan)[role], "steps": interface.ensemble_steps(plan)}
+    wiring = interface.llm_responses_steps if role == LLM_RESPONSES else interface.ensemble_steps
+    context = {"plan": plan, "model": interface.models(plan)[role], "steps": wiring(plan)}
     files: Files = {"config.pbtxt": env.get_template(f"{source}/config.pbtxt.jinja").render(context).encode()}
     code = root / source / "1"
     if (code / "model.py").is_file():

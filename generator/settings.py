@@ -6,10 +6,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from generator import interface
-from generator.plan import FRONT, ROLES, Plan
+from generator.plan import FRONT_ROWS, LLM_RESPONSES, ROLES, Plan
 from generator.routes import TABLE
 
-FRONT_THREADS = 64
 NUMBERS = {"bfloat16": "bfloat16"}  # dtype of pixels that numpy lacks -> the module that has it
 FONT_FILE = "header_font.ttf"
 
@@ -101,21 +100,21 @@ def chat(plan: Plan) -> dict[str, Any]:
 def front(plan: Plan) -> dict[str, Any]:
     parts = interface.models(plan)
     texts = [t.name for t in parts["postprocessing"].outputs]
-    passed = [t.name for t in parts[FRONT].outputs if t.name not in texts]
     return {
         "model": plan.variant.name,
         "tokenizer": _decoding_tokenizer(plan),
         "skip_special_tokens": True,
         "steps": {role: plan.names[role] for role in ROLES},
         "preprocessing_inputs": [t.name for t in parts["preprocessing"].inputs],
+        "required_inputs": [t.name for t in interface.public_inputs(plan) if not t.optional],
         "preprocessing_outputs": [t.name for t in parts["preprocessing"].outputs],
         "vision_outputs": [t.name for t in parts["vision_encoder"].outputs],
         "llm_inputs": dict(interface.DIRECT),
-        "llm_outputs": ["output_ids", "sequence_length", *(n for n in passed if n != "batch_index")],
+        "llm_responses": plan.names[LLM_RESPONSES],
+        "returned": {f"_{t.name}": t.name for t in interface.returned(plan)},
         "texts": texts,
-        "max_threads": FRONT_THREADS,
+        "max_threads": FRONT_ROWS,
         "poll_seconds": 0.01,
-        "silence_seconds": 60.0,
     }
 
 
