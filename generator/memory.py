@@ -224,7 +224,8 @@ def _vision(plan: Plan) -> tuple[Term, ...]:
     rows = entries * plan.rows_per_image * plan.hidden_size * DTYPE_BYTES[plan.llm_dtype]
     pixels = entries * plan.entry_elements * each
     how = f"{entries} x {plan.entry_elements} pixel values x {each} bytes, and their rows twice"
-    return _vision_weights(plan), _vision_activations(plan), Term("vision buffers", pixels + 2 * rows, how)
+    terms = _vision_weights(plan), _vision_activations(plan), Term("vision buffers", pixels + 2 * rows, how)
+    return (*terms, Term("vision cache", plan.vision_cache, "--vision-cache")) if plan.vision_cache else terms
 
 
 def _pool(plan: Plan, pool: int) -> Term:

@@ -204,6 +204,8 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         route=route,
         streaming=options.streaming,
         kv_cache_reuse=options.kv_cache_reuse,
+        client_cache_ids=options.client_cache_ids,
+        vision_cache=options.vision_cache or 0,
         names=_names(options.name),
         limits=decided,
         vocab_size=vocab_size,

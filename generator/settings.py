@@ -63,6 +63,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "min_tokens": plan.contract.min_tokens,
             "seed": plan.contract.seed,
             "extra_ids": "prompt_table_extra_ids" in plan.contract.inputs,
+            "client_cache_ids": plan.client_cache_ids,
         },
         "limits": {
             "max_images": limits.max_images,
@@ -127,6 +128,7 @@ def _vision_numbers(plan: Plan) -> dict[str, Any]:
         "hidden_size": plan.hidden_size,
         "image_shape": list(plan.entry_shape),
         "output": plan.spec.carries,
+        **({"cache": {"module": "row_cache", "bytes": plan.vision_cache}} if plan.vision_cache else {}),
     }
 
 
