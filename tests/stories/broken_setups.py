@@ -208,6 +208,19 @@ STORIES = [
         "kv-cache-reuse",
         ("0.12.0", "0.13.0"),
     ),
+    Story(
+        "reuse on a route that does not tell images apart",
+        arguments("--kv-cache-reuse"),
+        "kv-cache-reuse",
+        ("prompt_table", "python_executor"),
+        model="cogvlm",
+    ),
+    Story(
+        "cache ids of clients without reuse",
+        arguments("--client-cache-ids"),
+        "client-cache-ids",
+        ("--kv-cache-reuse",),
+    ),
     Story("unknown parameter", arguments("--set", "tensorrt_llm.kv_cache=1"), "unknown-set", ("'kv_cache'",)),
     Story(
         "bad parameter value",
