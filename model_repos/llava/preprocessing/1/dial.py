@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-# What Python may call global and is no host of the internet: ranges that carry an IPv4 address inside (6to4 and its
-# relays, Teredo; NAT64's lie outside of 2000::/3), and what is kept for documentation.
-REFUSED = [ipaddress.ip_network(net) for net in ("2002::/16", "2001::/32", "3fff::/20", "192.88.99.0/24")]
+# What Python may call global and is no host of the internet: 6to4, which carries an IPv4 address inside, and its
+# relays (NAT64 lies outside of 2000::/3, Teredo is not global), and what is kept for documentation.
+REFUSED = [ipaddress.ip_network(net) for net in ("2002::/16", "3fff::/20", "192.88.99.0/24")]
 
 
 class Deadline:

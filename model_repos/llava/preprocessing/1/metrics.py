@@ -21,7 +21,7 @@ class Metrics:
     """The counters of one model. All its instances share them; any thread may count."""
 
     def __init__(self, model: str, counters: Mapping[str, str], gauges: Mapping[str, str] | None = None) -> None:
-        """`counters`, `gauges`: name, without prefix, -> what it counts. They are on the page, as 0, from now on."""
+        """`counters`, `gauges`: name, without prefix, -> what it counts. To show one before it counts, add 0."""
         self._model = model
         self._lock = threading.Lock()
         self._telling = threading.Lock()  # two threads that tell at once end the server (Triton 2.51)
@@ -29,8 +29,6 @@ class Metrics:
         self._metrics: dict[Key, Any] = {}
         kinds = ((counters, "COUNTER"), (gauges or {}, "GAUGE"))
         self._families = {name: _family(name, text, kind) for names, kind in kinds for name, text in names.items()}
-        for name in self._families:
-            self._metric((name, ()))
 
     def add(self, name: str, amount: int = 1, **labels: str) -> None:
         """Note `amount` more; `flush` tells the server. Raises KeyError for a name that is not of this model."""
@@ -48,14 +46,15 @@ class Metrics:
                 pending, self._pending = self._pending, Counter()
             with suppress(Exception):
                 for key, amount in pending.items():
+                    metric = self._metric(key)
                     if amount:
-                        self._metric(key).increment(amount)
+                        metric.increment(amount)
 
     def _metric(self, key: Key) -> Any:
         name, labels = key
-        if key not in self._metrics and self._families[name] is not None:
+        if key not in self._metrics:
             self._metrics[key] = self._families[name].Metric(labels={"model": self._model, **dict(labels)})
-        return self._metrics.get(key)
+        return self._metrics[key]
 
 
 def _family(name: str, text: str, kind: str) -> Any:
