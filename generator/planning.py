@@ -245,5 +245,5 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         repeated_options=options.words(),
         missing=tuple(missing),
     )
-    findings += gpu_fit.check(plan, memory.make(plan)) + deploy.check(plan)
+    findings += gpu_fit.check(plan, memory.make(plan)) + gpu_fit.vision_cache(plan) + deploy.check(plan)
     return _with_kv_fraction(plan, options), findings

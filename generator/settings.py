@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from generator import interface
+from generator import interface, memory
 from generator.plan import FRONT, ROLES, Plan
 from generator.routes import TABLE
 
@@ -128,8 +128,15 @@ def _vision_numbers(plan: Plan) -> dict[str, Any]:
         "hidden_size": plan.hidden_size,
         "image_shape": list(plan.entry_shape),
         "output": plan.spec.carries,
-        **({"cache": {"module": "row_cache", "bytes": plan.vision_cache}} if plan.vision_cache else {}),
+        **_cache(plan),
     }
+
+
+def _cache(plan: Plan) -> dict[str, Any]:
+    """What the vision step keeps rows in; nothing where it keeps none."""
+    if not plan.vision_cache:
+        return {}
+    return {"cache": {"module": "row_cache", "bytes": plan.vision_cache, "entry_bytes": memory.entry_rows(plan)}}
 
 
 def torch_vision_encoder(plan: Plan) -> dict[str, Any]:

@@ -25,16 +25,19 @@ Encode = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
 class RowCache:
     def __init__(self, settings: dict[str, Any], model: str, device: torch.device) -> None:
-        """`settings` name the `bytes`; `model` is Triton's name of the step, for its metrics.
+        """`settings` name the `bytes`, and those that the rows of one entry take; `model` is Triton's name of the step.
 
-        All that memory of a GPU is taken at once, and torch keeps it for the rows: later the language model's cache has
-        taken what was free. So make it on the stream that the rows come from.
+        All that memory of a GPU is taken now, in pieces as the rows will want them, and torch keeps it when they are
+        freed: later the language model's cache has taken what there was. Torch keeps memory for each stream on its own,
+        so make the cache on the one that the rows come from.
         """
         self._max_bytes: int = settings["bytes"]
         self._bytes = 0
         self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         if device.type == "cuda":
-            torch.empty(self._max_bytes, dtype=torch.uint8, device=device)
+            size: int = settings["entry_bytes"]
+            pieces = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(self._max_bytes // size)]
+            del pieces
         self._metrics = Metrics(model, COUNTERS, GAUGES)
         for name in (*COUNTERS, *GAUGES):
             self._metrics.add(name, 0)

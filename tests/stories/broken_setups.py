@@ -221,6 +221,12 @@ STORIES = [
         "client-cache-ids",
         ("--kv-cache-reuse",),
     ),
+    Story(
+        "a cache of rows that holds none",
+        arguments("--vision-cache", "4"),
+        "vision-cache",
+        ("4.0 MiB", "4718592 bytes", "--vision-cache 5"),
+    ),
     Story("unknown parameter", arguments("--set", "tensorrt_llm.kv_cache=1"), "unknown-set", ("'kv_cache'",)),
     Story(
         "bad parameter value",

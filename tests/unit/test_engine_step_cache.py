@@ -28,7 +28,11 @@ ONE_IMAGE = ROWS * HIDDEN * 2
 
 
 def cached(folder: Path, images: int) -> Any:
-    return step(folder, engine_file(folder), cache={"module": "row_cache", "bytes": images * ONE_IMAGE})
+    return step(
+        folder,
+        engine_file(folder),
+        cache={"module": "row_cache", "bytes": images * ONE_IMAGE, "entry_bytes": ONE_IMAGE},
+    )
 
 
 def test_only_images_that_are_not_kept_go_to_the_engine(tmp_path: Path) -> None:

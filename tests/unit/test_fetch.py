@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import images
@@ -18,7 +20,7 @@ from media import Source
 from tensors import RequestError
 
 from tests.unit.hosts import BODY, Names, serving
-from tests.unit.serving import settings
+from tests.unit.serving import ROOT, settings
 
 HERE = {"127.0.0.1"}  # what passes for public in these tests
 
@@ -277,3 +279,25 @@ def test_public_addresses() -> None:
                "::ffff:10.0.0.1", "::ffff:0:10.0.0.1", "::a00:1", "64:ff9b::a00:1", "64:ff9b:1::a00:1",
                "2002:a00:1::", "2001:0:a00:1::"]  # fmt: skip
     assert [address for address in private if is_public(address)] == []
+
+
+NETWORK = {"socket", "ssl", "http", "urllib", "ftplib", "asyncio", "requests", "httpx", "aiohttp", "urllib3"}
+
+
+def test_nothing_else_of_a_repository_reaches_the_network() -> None:
+    found = {
+        path.relative_to(ROOT / "templates").as_posix(): names
+        for path in (ROOT / "templates").rglob("*.py")
+        if (names := network_modules(path))
+    }
+    assert set(found) == {"preprocessing/1/fetch.py", "preprocessing/1/dial.py"}, found
+
+
+def network_modules(path: Path) -> set[str]:
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module.partition(".")[0])
+    return imported & NETWORK

@@ -30,7 +30,7 @@ def entry(value: int, count: int = 1) -> torch.Tensor:
 
 
 def made(entries: int) -> RowCache:
-    return RowCache({"bytes": entries * ROW_BYTES}, "vision", torch.device("cpu"))
+    return RowCache({"bytes": entries * ROW_BYTES, "entry_bytes": ROW_BYTES}, "vision", torch.device("cpu"))
 
 
 @given(st.integers(1, 5), st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 3)), max_size=4), max_size=12))
