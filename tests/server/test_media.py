@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tests.checkpoints import cached
 from tests.oracle import VilaOracle
 from tests.parity.client import Case, ask_stream, inputs, passed_on, refusal, strings, tensor
 from tests.server.harness import Kept, triton
-from tests.server.metrics_page import Page, number
+from tests.server.metrics_page import Page, number, numbers
 
 MAX_TOKENS, MAX_IMAGES = 8, 3
 FRONT, PREPROCESSING, VISION = "tensorrt_llm_bls", "preprocessing", "vision_encoder"
@@ -213,9 +214,25 @@ def test_counts_of_preprocessing_are_exact(server: Kept, client: InferenceServer
     )
 
 
-def test_every_number_is_shown_before_it_counts(server: Kept) -> None:
-    names = {found.name for found in Page(server.metrics)._last}
-    assert {"prompts_total", "requests_refused_total", "vision_cache_hits_total", "tokens_streamed_total"} <= names
+def test_the_page_and_its_documentation_name_the_same_numbers(server: Kept, client: InferenceServerClient) -> None:
+    prepared(client, Case("a", "?", (CHINA,)))
+    found = numbers(server.metrics)
+    text = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    documented = {row[1].split("`")[1]: row[2].strip(" `") for row in rows if "gen_repo_" in row[1]}
+    shown = {
+        f"gen_repo_{own.name}": {label.partition("=")[0] for label in own.labels} - {"model", "version"}
+        for own in found
+    }
+    assert {name: {label} - {""} for name, label in documented.items()} == shown
+    reasons = [name for row in rows if "gen_repo_" not in row[1] for name in row[1].split("`")[1::2]]
+    assert set(reasons) == {
+        label.partition("=")[2]
+        for own in found
+        if own.name == "requests_refused_total"
+        for label in own.labels
+        if label.startswith("reason=")
+    }
 
 
 def test_a_salt_must_be_text(client: InferenceServerClient) -> None:
