@@ -10,25 +10,25 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import metrics
 import numpy as np
 import text_tokenizer
 import triton_python_backend_utils as pb_utils
 from bls_calls import Tensors, call, call_decoupled, renamed, row_of
 from client_ticket import Ticket, Watch
 from detokenize import Detokenizer, TextStream
-from metrics import Metrics
 from tensors import RequestError, failed
 
 VISION_INPUTS = ("pixel_values", "num_images", "num_rows")
 PER_TOKEN = ("input_ids", "prompt_table_extra_ids")  # [B, L], right padded in a batch
 REQUIRED_WITH_STOP = ("input_ids", "input_lengths", "request_output_len")
-TO_POSTPROCESSING = ("output_ids", "sequence_length")
 STREAMED = "tokens_streamed_total"
 COUNTERS = {STREAMED: "Tokens of streamed answers that the language model gave"}
+TO_POSTPROCESSING = ("output_ids", "sequence_length")
 NOT_FOR_CLIENTS = (*TO_POSTPROCESSING, "batch_index")
 
 
@@ -48,7 +48,7 @@ class TritonPythonModel:
         self.max_threads: int = settings["max_threads"]
         self.free_threads = self.max_threads
         self.lock = threading.Lock()
-        self.metrics = Metrics(args["model_name"], COUNTERS)
+        self.metrics = metrics.Metrics(args["model_name"], COUNTERS)
         self.metrics.add(STREAMED, 0)
         self.metrics.flush()
         self.watch = Watch(settings["poll_seconds"], settings["silence_seconds"], self.stop)
@@ -133,10 +133,9 @@ class TritonPythonModel:
         ticket.started(request_id, [inputs[name] for name in REQUIRED_WITH_STOP])
         silent = True
         try:
-            for result in call_decoupled(self.steps["tensorrt_llm"], list(inputs.values()), outputs, request_id):
+            results = call_decoupled(self.steps["tensorrt_llm"], list(inputs.values()), outputs, request_id)
+            for result in self.counted(results, inputs):
                 ticket.heard(request_id)
-                if text is not None:
-                    self.metrics.add(STREAMED, count_of(result))
                 if ticket.given_up:
                     continue  # read to the end: only then has the LLM let go of the request
                 try:
@@ -149,7 +148,6 @@ class TritonPythonModel:
                     ticket.fail(error)
         finally:
             ticket.ended(request_id)
-            self.metrics.flush()
         rest = text.finish() if text is not None else ""
         if rest or silent:
             ticket.send([text_output(rest), *index_of(ticket, row)])
@@ -159,6 +157,15 @@ class TritonPythonModel:
         inputs = [result[name] for name in TO_POSTPROCESSING]
         names = [name for name in self.texts if name in wanted or name == "text_output"]
         return list(call(self.steps["postprocessing"], inputs, names).values())
+
+    def counted(self, results: Iterator[Tensors], inputs: Tensors) -> Iterator[Tensors]:
+        """The LLM's `results` for one row, the tokens of streamed ones counted."""
+        streaming = value_of(inputs, "streaming", False)
+        for result in results:
+            if streaming:
+                self.metrics.add(STREAMED, int(result["sequence_length"].as_numpy().reshape(-1)[0]))
+            yield result
+        self.metrics.flush()
 
     def stop(self, request_id: str, inputs: Sequence[pb_utils.Tensor]) -> None:
         """Tell the LLM to drop what runs under `request_id`."""
@@ -184,15 +191,10 @@ def value_of(inputs: Tensors, name: str, default: Any) -> Any:
 
 def pieces_of(text: TextStream, result: Tensors, wanted: set[str]) -> list[pb_utils.Tensor]:
     """What the tokens of one response [1, 1, n] add to the text, and how many they are."""
-    count = count_of(result)
+    count = int(result["sequence_length"].as_numpy().reshape(-1)[0])
     piece = text_output(text.push(result["output_ids"].as_numpy()[0, 0, :count].tolist()))
     number = pb_utils.Tensor("output_tokens", np.array([[count]], dtype=np.int32))
     return [piece, number] if "output_tokens" in wanted else [piece]
-
-
-def count_of(result: Tensors) -> int:
-    """Tokens of a response [1, 1, n]."""
-    return int(result["sequence_length"].as_numpy().reshape(-1)[0])
 
 
 def text_output(text: str) -> pb_utils.Tensor:
