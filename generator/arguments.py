@@ -49,6 +49,10 @@ def _gibibytes(text: str) -> int:
     return int(value * (1 << 30))
 
 
+def _mebibytes(text: str) -> int:
+    return positive(text) << 20
+
+
 def _host(text: str) -> str:
     host = text.removeprefix("http://").removeprefix("https://")
     if not host or any(c in host for c in "/@?#\\ "):
@@ -94,6 +98,10 @@ def generation(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--streaming", action="store_true", help="decoupled LLM, and the streaming front model")
     what.add_argument("--kv-cache-reuse", action="store_true", help="share KV blocks between equal prompts")
+    what.add_argument("--client-cache-ids", action="store_true", help="let clients keep their KV blocks apart")
+    what.add_argument(
+        "--vision-cache", type=_mebibytes, metavar="MIB", help="keep the rows of recent images, on each vision GPU"
+    )
     what.add_argument(
         "--pixels",
         choices=("float", "uint8"),

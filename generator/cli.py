@@ -120,6 +120,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
         streaming=arguments.streaming,
         kv_cache_reuse=arguments.kv_cache_reuse,
+        client_cache_ids=arguments.client_cache_ids,
+        vision_cache=arguments.vision_cache,
         pixels=arguments.pixels,
         tokenizer=arguments.tokenizer,
         frame_order=arguments.frame_order,

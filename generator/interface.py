@@ -18,6 +18,7 @@ ADDED_INPUTS = (
     Tensor("video_encoded_input", "STRING", (-1,), optional=True),
     Tensor("apply_chat_template", "BOOL", (1,), optional=True),
 )
+CACHE_SALT = Tensor("cache_salt", "STRING", (1,), optional=True)  # with --client-cache-ids
 
 # Public name -> LLM input, for values that need no preparation.
 DIRECT = {
@@ -113,7 +114,7 @@ def public_inputs(plan: Plan) -> tuple[Tensor, ...]:
     official = [t for t in with_types(plan.contract.public_inputs, llm_types(plan)) if t.name not in NOT_PUBLIC]
     relaxed = [replace(t, optional=t.name != "text_input" or not plan.spec.prompt.text) for t in official]
     widened = [_any_size(t) if t.name in ("image_input", "image_url_input") else t for t in relaxed]
-    return (*widened, *ADDED_INPUTS)
+    return (*widened, *ADDED_INPUTS, *((CACHE_SALT,) if plan.client_cache_ids else ()))
 
 
 def _any_size(tensor: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class Plan:
         names: Triton model name per role, "ensemble" and the front included.
         llm_dtype, vision_dtype: torch names ("float16", ...); the table crosses in the LLM's.
         pixel_form: "float": pixels cross normalised, in vision_dtype; "uint8": as levels, channels last.
+        client_cache_ids: whether clients may keep their KV blocks apart.
+        vision_cache: bytes of the rows that one instance of the vision step keeps.
         vision_batch: images in one engine call at most, None = the engine's profile says it at load time.
         quantization: of the LLM, as --quantization calls it or, where that has no word, as the engine does.
         launch: processes, nodes and GPUs. sizes: what the memory plan is computed from. deploy: None = no manifests.
@@ -60,6 +62,8 @@ class Plan:
     route: Route
     streaming: bool
     kv_cache_reuse: bool
+    client_cache_ids: bool
+    vision_cache: int
     names: dict[str, str]
     limits: Limits
     vocab_size: int

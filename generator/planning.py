@@ -204,6 +204,8 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         route=route,
         streaming=options.streaming,
         kv_cache_reuse=options.kv_cache_reuse,
+        client_cache_ids=options.client_cache_ids,
+        vision_cache=options.vision_cache or 0,
         names=_names(options.name),
         limits=decided,
         vocab_size=vocab_size,
@@ -243,5 +245,5 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         repeated_options=options.words(),
         missing=tuple(missing),
     )
-    findings += gpu_fit.check(plan, memory.make(plan)) + deploy.check(plan)
+    findings += gpu_fit.check(plan, memory.make(plan)) + gpu_fit.vision_cache(plan) + deploy.check(plan)
     return _with_kv_fraction(plan, options), findings

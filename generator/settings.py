@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from generator import interface
+from generator import interface, memory
 from generator.plan import FRONT_ROWS, LLM_RESPONSES, ROLES, Plan
 from generator.routes import TABLE
 
@@ -62,6 +62,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "min_tokens": plan.contract.min_tokens,
             "seed": plan.contract.seed,
             "extra_ids": "prompt_table_extra_ids" in plan.contract.inputs,
+            "client_cache_ids": plan.client_cache_ids,
         },
         "limits": {
             "max_images": limits.max_images,
@@ -126,7 +127,15 @@ def _vision_numbers(plan: Plan) -> dict[str, Any]:
         "hidden_size": plan.hidden_size,
         "image_shape": list(plan.entry_shape),
         "output": plan.spec.carries,
+        **_cache(plan),
     }
+
+
+def _cache(plan: Plan) -> dict[str, Any]:
+    """What the vision step keeps rows in; nothing where it keeps none."""
+    if not plan.vision_cache:
+        return {}
+    return {"cache": {"module": "row_cache", "bytes": plan.vision_cache, "entry_bytes": memory.entry_rows(plan)}}
 
 
 def torch_vision_encoder(plan: Plan) -> dict[str, Any]:

@@ -246,6 +246,7 @@ def build(folder: Path, table: str) -> Path:
     front = folder / FRONT / "1"
     for source in (TEMPLATES / FRONT / "1").glob("*.py"):
         shutil.copy(source, front)
+    shutil.copy(TEMPLATES / "shared/metrics.py", front)
     settings = {
         "model": "stand-in",
         "tokenizer": {"module": "tokenizers_text", "file": "tokenizer.json", "dropped_ids": []},

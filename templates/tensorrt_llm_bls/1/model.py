@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import metrics
 import numpy as np
 import text_tokenizer
 import triton_python_backend_utils as pb_utils
@@ -30,6 +31,8 @@ from tensors import RequestError, failed
 VISION_INPUTS = ("pixel_values", "num_images", "num_rows")
 PER_TOKEN = ("input_ids", "prompt_table_extra_ids")  # [B, L], right padded in a batch
 REQUIRED_WITH_STOP = ("input_ids", "input_lengths", "request_output_len")
+STREAMED = "tokens_streamed_total"
+COUNTERS = {STREAMED: "Tokens of streamed answers that the language model gave"}
 
 
 class TritonPythonModel:
@@ -50,6 +53,9 @@ class TritonPythonModel:
         self.max_threads: int = min(settings["max_threads"], callable_at_once())
         self.free_threads = self.max_threads
         self.lock = threading.Lock()
+        self.metrics = metrics.Metrics(args["model_name"], COUNTERS)
+        self.metrics.add(STREAMED, 0)
+        self.metrics.flush()
         self.answers: dict[str, RowAnswer] = {}
         self.watch = Watch(settings["poll_seconds"], self.stop, self.ready)
 
@@ -151,6 +157,8 @@ class TritonPythonModel:
         finally:
             ticket.ended(request_id)
             del self.answers[request_id]
+            self.metrics.add(STREAMED, answer.streamed)
+            self.metrics.flush()
         answer.finish()
 
     def whole_texts(self, outputs: Arrays, wanted: set[str]) -> list[pb_utils.Tensor]:

@@ -31,6 +31,7 @@ class RowAnswer:
         self._whole = whole
         self._kept: list[Arrays] = []
         self._silent = True
+        self.streamed = 0  # tokens
         # Which row of a batch a response belongs to; a single row needs no number.
         number = np.array([[row]], dtype=np.int32)
         self._index = [pb_utils.Tensor("batch_index", number)] if ticket.rows > 1 else []
@@ -44,6 +45,7 @@ class RowAnswer:
             return
         try:
             count = int(outputs[LENGTH].reshape(-1)[0])
+            self.streamed += count
             piece = self._text.push(outputs[IDS][0, 0, :count].tolist())
             more = self._extra(outputs)
             if "output_tokens" in self._wanted:
