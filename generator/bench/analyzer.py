@@ -22,6 +22,7 @@ from generator.server import ServerError
 
 NAME = "perf_analyzer"
 TOKENS = "output_tokens"
+MOST_TOKENS = 1 << 16  # of an output that a response lacks, perf_analyzer 2.49 exports what lies in memory
 REMEDY = (
     "pip install 'perf-analyzer>=2.58' (it needs glibc 2.38 or later), or run bench in NVIDIA's Triton SDK container; "
     "a perf_analyzer on PATH is used as it is"
@@ -145,14 +146,14 @@ def read(export: Path, *, stream: bool) -> tuple[Answered, ...]:
     # It repeats the requests' images as text, which is not always UTF-8.
     content = json.loads(export.read_bytes().decode(errors="replace"), strict=False)
     rows = [row for experiment in content["experiments"] for row in experiment["requests"]]
-    # A decoupled model's last response is empty, and perf_analyzer shows whatever lay in memory as its outputs.
     keep = -1 if stream else None
     found = []
     for row in rows:
         times = tuple(at / 1e6 for at in row["response_timestamps"][:keep])
-        counts = tuple(output.get(TOKENS) for output in row.get("response_outputs", [])[:keep])
+        counts = [output.get(TOKENS) for output in row.get("response_outputs", [])[:keep]]
         known = len(counts) == len(times) and all(isinstance(count, int) for count in counts)
-        found.append(Answered(row["timestamp"] / 1e6, times, counts if known else None))
+        tokens = tuple(count if 0 <= count <= MOST_TOKENS else 0 for count in counts) if known else None
+        found.append(Answered(row["timestamp"] / 1e6, times, tokens))
     if not found or not all(one.responses for one in found):
         raise ServerError(
             f"perf_analyzer measured {len(found)} requests, and some have no answer", "see the server's log"
