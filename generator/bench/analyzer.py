@@ -104,12 +104,12 @@ def find() -> str:
 
 
 def command(
-    program: str, url: str, model: str, data: Path, *, concurrency: int, requests: int, stream: bool
+    program: str, url: str, model: str, data: Path, *, concurrency: int, requests: int, decoupled: bool
 ) -> list[str]:
-    """The command line that anyone may repeat; `requests` are measured."""
+    """The command line that anyone may repeat; `requests` are measured. A `decoupled` model answers on a stream."""
     argv = [program, "-m", model, "-u", url, "-i", "grpc", "--input-data", str(data), "-v"]
     argv += ["--concurrency-range", str(concurrency), "--request-count", str(requests)]
-    return [*argv, "--async", "--streaming"] if stream else argv
+    return [*argv, "--async", "--streaming"] if decoupled else argv
 
 
 def run(argv: Sequence[str], timeout: float) -> Run:
@@ -130,25 +130,26 @@ def run(argv: Sequence[str], timeout: float) -> Run:
             raise ServerError(f"perf_analyzer has not ended after {timeout:.0f} s", "raise --timeout") from None
         cpu = _children() - before
         said = ended.stdout + ended.stderr
-        if ended.returncode or not export.is_file():
+        if ended.returncode or not export.is_file() or not export.stat().st_size:
             lines = [line for line in said.splitlines() if line.strip()]
             raise ServerError(
-                f"perf_analyzer ended with code {ended.returncode}: {' / '.join(lines[-4:])}",
+                f"perf_analyzer ended with code {ended.returncode} and no figures: {' / '.join(lines[-4:])}",
                 "see whether `gen-repo ask` is answered, then run the command alone: " + " ".join(argv),
             )
-        answered = read(export, stream="--streaming" in argv)
+        answered = read(export, decoupled="--streaming" in argv)
     overhead = re.search(r"client overhead: ([\d.]+)%", said)
     return Run(tuple(argv), answered, cpu, float(overhead[1]) if overhead else None)
 
 
-def read(export: Path, *, stream: bool) -> tuple[Answered, ...]:
+def read(export: Path, *, decoupled: bool) -> tuple[Answered, ...]:
     """The requests of a profile export. Raises ServerError when one failed or none was answered."""
     # It repeats the requests' images as text, which is not always UTF-8.
     content = json.loads(export.read_bytes().decode(errors="replace"), strict=False)
     rows = [row for experiment in content["experiments"] for row in experiment["requests"]]
-    keep = -1 if stream else None
     found = []
     for row in rows:
+        # The response that ends a stream is empty; an answer that was not streamed may come with its end at once.
+        keep = -1 if decoupled and len(row["response_timestamps"]) > 1 else None
         times = tuple(at / 1e6 for at in row["response_timestamps"][:keep])
         counts = [output.get(TOKENS) for output in row.get("response_outputs", [])[:keep]]
         known = len(counts) == len(times) and all(isinstance(count, int) for count in counts)

@@ -88,7 +88,7 @@ def run(bench: Bench, tell: Tell) -> tuple[dict[str, Any], list[Finding]]:
             data = _input_file(bench, point.requests, pictures, videos, url, model)
             count = max(bench.requests, 2 * point.concurrency)
             argv = analyzer.command(
-                program, url, model, data, concurrency=point.concurrency, requests=count, stream=bench.stream
+                program, url, model, data, concurrency=point.concurrency, requests=count, decoupled=model in decoupled
             )
             before, cpu = ask.step_times(client), _group_seconds(group)
             ran = analyzer.run(argv, bench.timeout)
