@@ -79,6 +79,10 @@ def repository(folder: Path, other: Path | None) -> Path:
     if other:
         shutil.copytree(other, steps / OFFICIAL)
         config = steps / OFFICIAL / "config.pbtxt"
+        if '"IMAGE_BYTES"' not in config.read_text():
+            raise SystemExit(
+                f"{other / 'config.pbtxt'} has no input IMAGE_BYTES: this release's template takes no images"
+            )
         config.write_text(config.read_text().replace('name: "preprocessing"', f'name: "{OFFICIAL}"', 1))
     return steps
 
