@@ -127,7 +127,9 @@ def run(argv: Sequence[str], timeout: float) -> Run:
                 timeout=timeout,
             )
         except subprocess.TimeoutExpired:
-            raise ServerError(f"perf_analyzer has not ended after {timeout:.0f} s", "ask for fewer --requests") from None
+            raise ServerError(
+                f"perf_analyzer has not ended after {timeout:.0f} s", "ask for fewer --requests"
+            ) from None
         cpu = _children() - before
         said = ended.stdout + ended.stderr
         if ended.returncode or not export.is_file() or not export.stat().st_size:

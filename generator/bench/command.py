@@ -72,11 +72,12 @@ def run(bench: Bench, tell: Tell) -> tuple[dict[str, Any], list[Finding]]:
     videos, pictures = [_read(file) for file in bench.videos], inputs.Pictures(bench.images)
     bench.output.mkdir(parents=True, exist_ok=True)
     model = bench.model or names[FRONT if bench.stream else "ensemble"]
+    cores = len(os.sched_getaffinity(0))
     result: dict[str, Any] = {
         "gen_repo": __version__,
         "date": time.strftime("%Y-%m-%d"),
         "model": model,
-        "cores": os.cpu_count(),
+        "cores": cores,
         "points": [],
     }
     found: list[Finding] = []
@@ -95,7 +96,7 @@ def run(bench: Bench, tell: Tell) -> tuple[dict[str, Any], list[Finding]]:
             spent = _difference(before, ask.step_times(client))
             used = None if group is None else (_group_seconds(group) or 0.0) - (cpu or 0.0)
             spent.pop(model, None)
-            measured = report.Measured(point, ran, spent, decoupled, used, os.cpu_count() or 1)
+            measured = report.Measured(point, ran, spent, decoupled, used, cores)
             found += report.warnings(measured)
             vision, llm = names["vision_encoder"], names["tensorrt_llm"]
             result["points"].append(report.as_dict(measured, vision, llm))
