@@ -10,8 +10,11 @@ must answer with equal ids and equal pixels. Answers come without the pixels, wh
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -87,14 +90,40 @@ def repository(folder: Path, other: Path | None) -> Path:
     return steps
 
 
-def summary(found: dict[str, list[Load]]) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True)
+class Turn:
+    """One repetition of one side: what the clients saw, and the step's own processor time per request."""
+
+    load: Load
+    cpu_ms: float
+
+
+def turn(url: str, model: str, sent: list[Request], outputs: list[str], clients: int, count: int) -> Turn:
+    before = step_seconds(model)
+    seen = load(url, model, sent, outputs, clients, count)
+    return Turn(seen, 1e3 * (step_seconds(model) - before) / count)
+
+
+def step_seconds(model: str) -> float:
+    """Processor seconds of the Python processes that run the step's instances; its code's path is in their words."""
+    ticks = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if f"/steps/{model}/1/model.py" in (folder / "cmdline").read_text(errors="replace"):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def summary(found: dict[str, list[Turn]]) -> dict[str, dict[str, float]]:
     return {
         side: {
-            "requests_per_s": median([one.per_second for one in loads]),
-            "p50_ms": median([median(one.latencies) for one in loads]),
-            "client_cores": median([one.client_cores for one in loads]),
+            "requests_per_s": median([one.load.per_second for one in turns]),
+            "p50_ms": median([median(one.load.latencies) for one in turns]),
+            "cpu_ms": median([one.cpu_ms for one in turns]),
+            "client_cores": median([one.load.client_cores for one in turns]),
         }
-        for side, loads in found.items()
+        for side, turns in found.items()
     }
 
 
@@ -115,7 +144,7 @@ def main() -> None:
         outputs = {OURS: ["input_ids"], USUAL: ["input_ids"], OFFICIAL: ["INPUT_ID"]}
         for clients in chosen.concurrency:
             sides = {
-                name: partial(load, server.grpc, name, kind, outputs[name], clients, max(chosen.requests, 2 * clients))
+                name: partial(turn, server.grpc, name, kind, outputs[name], clients, max(chosen.requests, 2 * clients))
                 for name, kind in kinds.items()
             }
             for run in sides.values():
