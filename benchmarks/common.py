@@ -114,6 +114,11 @@ def finish(
     print(f"ratio: {ratio:.2f}")
 
 
+def narrow(label: str) -> str:
+    """Label over several lines, which keeps neighbours apart."""
+    return label.replace("_", " ").replace("processing", " processing").strip().replace(" ", "\n")
+
+
 def _draw(plots: Sequence[Bars], file: Path, facts: Mapping[str, Any]) -> bool:
     try:
         from matplotlib import rc_context
@@ -127,7 +132,7 @@ def _draw(plots: Sequence[Bars], file: Path, facts: Mapping[str, Any]) -> bool:
             for number, (side, values) in enumerate(bars.sides.items()):
                 axes.bar([at + number * width for at in range(len(values))], values, width, label=side)
             middle = 0.4 - width / 2
-            axes.set_xticks([at + middle for at in range(len(bars.labels))], bars.labels)
+            axes.set_xticks([at + middle for at in range(len(bars.labels))], [narrow(label) for label in bars.labels])
             axes.set(title=bars.title, ylabel=bars.ylabel)
             axes.legend()
         figure.supxlabel(f"{facts['processor']}, {facts['cores']} cores, {facts['date']}", fontsize="small")

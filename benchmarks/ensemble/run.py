@@ -121,7 +121,7 @@ def main() -> None:
     shown = {**steps, "overhead": ours["overhead_ms"]}
     plots = (
         Bars("latency of one request", "ms", list(latency), {"median": list(latency.values())}),
-        Bars("where the ensemble's goes", "ms", [name[:7] for name in shown], {"median": list(shown.values())}),
+        Bars("where the ensemble's goes", "ms", list(shown), {"median": list(shown.values())}),
     )
     finish(chosen.output, facts, result, [goal], ratio, *plots)
 

@@ -174,6 +174,9 @@ def plot(rows: Sequence[Mapping[str, Any]], file: Path, title: str) -> bool:
         left.plot(at, [row["requests_per_s"] for row in of_kind], marker="o", label=name)
         line = right.plot(at, [row["latency_ms"]["p50"] for row in of_kind], marker="o")[0]
         right.plot(at, [row["latency_ms"]["p99"] for row in of_kind], "--", color=line.get_color())
+    everywhere = sorted({row["concurrency"] for row in rows})
+    for axes in (left, right):
+        axes.set_xticks(everywhere)
     left.set(xlabel="concurrency", ylabel="requests/s", ylim=(0, None))
     right.set(xlabel="concurrency", ylabel="latency in ms: p50, p99 dashed", ylim=(0, None))
     left.legend(fontsize="small")

@@ -65,7 +65,7 @@ def test_whole_answers_over_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "vila" / "out").exists()
 
 
-def test_streams_and_a_running_server(tmp_path: Path) -> None:
+def test_streams_and_a_running_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = repository(tmp_path, streaming=True)
     with triton(folder) as server:
         (point,) = bench(server.grpc, tmp_path / "out", "--stream", "--concurrency", "1")
@@ -75,5 +75,7 @@ def test_streams_and_a_running_server(tmp_path: Path) -> None:
         assert "--streaming" in point["command"] and "tensorrt_llm_bls" in point["command"]
         refused = ["bench", server.grpc, "--output", str(tmp_path / "none"), *SHORT, "--images", "99"]
         assert main(refused) == 3
-        (again,) = bench(folder, tmp_path / "again", "--url", server.grpc, "--concurrency", "1")
+        capsys.readouterr()
+        (again,) = bench(folder, tmp_path / "again", "--url", server.grpc, "--concurrency", "1", "--json")
+        assert json.loads(capsys.readouterr().out)["points"] == [again]
         assert "ensemble" in again["command"] and again["answer_tokens"] == 3.0 and not again["between_tokens_ms"]
