@@ -87,15 +87,22 @@ def imported_modules(start: Iterable[Path], folders: tuple[Path, ...]) -> list[P
         if path.name in found:
             continue
         found[path.name] = path
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            names: list[str] = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                names = [node.module]
-            candidates = [folder / f"{name}.py" for name in names for folder in folders]
-            queue.extend(path for path in candidates if path.is_file())
+        names = _imported_names(path.read_text("utf-8"))
+        candidates = [folder / f"{name}.py" for name in names for folder in folders]
+        queue.extend(path for path in candidates if path.is_file())
     return [found[name] for name in sorted(found)]
+
+
+@functools.cache  # most modules go into several steps, and parsing them took two thirds of a generation
+def _imported_names(source: str) -> tuple[str, ...]:
+    """Modules that `source` imports by their bare names, wherever in it."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.append(node.module)
+    return tuple(names)
 
 
 def chosen_modules(values: dict[str, Any]) -> list[str]:
