@@ -241,7 +241,7 @@ def build(folder: Path, table: str) -> Path:
         (folder / name / "config.pbtxt").write_text(config(name, inputs, outputs, optional, decoupled=decoupled))
         byte_level_tokenizer().save(str(version / "tokenizer.json"))
         (version / "model.py").write_text(code.replace("torch.TABLE", f"torch.{table}"))
-        for module in ("tensors.py", "detokenize.py", "text_tokenizer.py", "tokenizers_text.py"):
+        for module in ("tensors.py", "detokenize.py", "stop_text.py", "text_tokenizer.py", "tokenizers_text.py"):
             shutil.copy(TEMPLATES / "shared" / module, version)
     front = folder / FRONT / "1"
     for source in (TEMPLATES / FRONT / "1").glob("*.py"):
