@@ -19,7 +19,7 @@ from tests.checkpoints import cached
 from tests.server.front_repository import config
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
-ROWS = 32  # of one request
+ROWS = 8  # of one request
 MOST = 6
 
 
