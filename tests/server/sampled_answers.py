@@ -104,7 +104,7 @@ def _of_text(library: Library, rng: random.Random) -> list[int]:
 def _of_ids(library: Library, rng: random.Random) -> list[int]:
     """Low ids are where special tokens and single bytes are in most vocabularies."""
     most = rng.choice([library.size + 3, 300])
-    return [rng.randrange(most) for _ in range(rng.randint(0, 25))]
+    return [rng.randrange(most) for _ in range(rng.randint(1, 25))]
 
 
 def _stop_words(text: str, rng: random.Random) -> tuple[str, ...]:

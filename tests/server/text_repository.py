@@ -62,7 +62,7 @@ class TritonPythonModel:
         lengths = np.array([[len(row)] for row in rows], np.int32)
         outputs = {
             "pixel_values": np.zeros((len(rows), 1), np.float16), "num_images": lengths, "num_rows": lengths,
-            "input_ids": np.array([row + [0] * (longest - len(row)) for row in rows], np.int32).reshape(-1, longest),
+            "input_ids": np.array([row + [0] * (longest - len(row)) for row in rows], np.int32).reshape(len(rows), longest),
             "input_lengths": lengths,
             "request_output_len": np.array(column(request, "max_tokens", len(rows), 10000), np.int32).reshape(-1, 1),
         }
