@@ -2,7 +2,7 @@
 
 The front and postprocessing of each family are what gen-repo writes for a tiny checkpoint of a model with that
 tokenizer. Before them stand small real steps: `text_input` is a JSON list of token ids, which the LLM gives back in
-chunks of one to MOST ids, `temperature` milliseconds each, and notes how many it gave.
+chunks, `temperature` milliseconds each, and notes how many it gave.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from tests.server.front_repository import config
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 ROWS = 8  # of one request
-MOST = 6
 
 
 @dataclass(frozen=True)
@@ -143,14 +142,15 @@ def front(family: str) -> str:
     return f"{family}_tensorrt_llm_bls"
 
 
-def build(folder: Path, families: Collection[str] = tuple(FAMILIES)) -> Path:
-    """The repository, in `folder`; notes of the LLM go to the file tensorrt_llm/notes in it."""
+def build(folder: Path, families: Collection[str], most: int = 6) -> Path:
+    """The repository, in `folder`; the LLM streams chunks of one to `most` ids, and its notes go to the file
+    tensorrt_llm/notes."""
     for name, (code, inputs, outputs, optional) in DOUBLES.items():
         version = folder / name / "1"
         version.mkdir(parents=True)
         text = config(name, inputs, outputs, optional, decoupled=name == "tensorrt_llm")
         (folder / name / "config.pbtxt").write_text(text.replace("max_batch_size: 8", f"max_batch_size: {ROWS}"))
-        (version / "model.py").write_text(code.replace("MOST", str(MOST)))
+        (version / "model.py").write_text(code.replace("MOST", str(most)))
         shutil.copy(TEMPLATES / "shared" / "tensors.py", version)
     for family in families:
         _add(folder, family)
