@@ -1,33 +1,35 @@
-"""What the front adds to a stream, per token: real Triton, a double for the LLM that gives its ids as fast as it can.
+"""What the front costs per token: real Triton, a double for the LLM that gives one id each PAUSE_MS.
 
-For answers of 64 to 4096 tokens: the LLM asked alone over gRPC, the same answer streamed by the front, and the same
-whole answer by the front (which calls postprocessing). They take turns in each repetition; the table shows medians.
-The last line is the front's own time per token of the longest answer, divided by that of the shortest: 1 is flat.
+For answers of 64 to 4096 tokens, streamed by the front: the processor time of the front's process per token, medians.
+The last line is that of the longest answer divided by that of the shortest: 1 is flat.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import platform
 import queue
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
-from generator.server import running
+from generator.server import Server, running
 from tests.parity.client import strings, tensor
 from tests.server.sampled_answers import transformers_tokenizer
 from tests.server.text_repository import FAMILIES, build, front
 
 LENGTHS = (64, 256, 1024, 4096)
 FAMILY = "llama2"
+PAUSE_MS = 0.5
+TOKENS_AT_LEAST = 1024  # per measurement
 WORDS = "The street is wide, and two dogs walk there with 3 people; café naïve 日本語. "
 
 
@@ -56,64 +58,60 @@ class Client:
         self._client.close()
 
 
-def sides(client: Client, ids: list[int]) -> dict[str, Callable[[], float]]:
-    """What is timed, by name."""
-    count = np.array([[len(ids)]], np.int32)
-    alone = {
-        "input_ids": np.array([ids], np.int32),
-        "input_lengths": count,
-        "request_output_len": count,
-        "streaming": np.array([[True]]),
-    }
-    text = strings([[json.dumps(ids).encode()]])
-    return {
-        "llm": lambda: client.seconds("tensorrt_llm", alone),
-        "streamed": lambda: client.seconds(front(FAMILY), {"text_input": text, "stream": np.array([[True]])}),
-        "whole": lambda: client.seconds(front(FAMILY), {"text_input": text}),
-    }
+def front_process(repository: Path) -> int:
+    """Process id of the front."""
+    place = f"{repository}/{front(FAMILY)}/"
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if place in (folder / "cmdline").read_text() and "python_backend_stub" in (folder / "cmdline").read_text():
+                return int(folder.name)
+    raise RuntimeError("the front's process is not there")
 
 
-def measure(url: str, repetitions: int) -> list[dict[str, float]]:
+def processor_seconds(process: int) -> float:
+    """Processor time of a process so far, threads that have ended included."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(server: Server, repository: Path, repetitions: int) -> list[dict[str, float]]:
     encode = transformers_tokenizer(FAMILIES[FAMILY].folder / FAMILIES[FAMILY].tokenizer).encode
     longest = encode(WORDS * (max(LENGTHS) // 10))
-    client = Client(url)
-    rows = []
+    process = front_process(repository)
+    client = Client(server.grpc)
+    costs: dict[int, list[float]] = {length: [] for length in LENGTHS}
     try:
-        for length in LENGTHS:
-            ids = longest[:length]
-            if len(ids) < length:
-                raise ValueError(f"the text has {len(ids)} tokens, {length} are needed")
-            timed = sides(client, ids)
-            times: dict[str, list[float]] = {name: [] for name in timed}
-            for turn in range(repetitions + 1):
-                for name, once in timed.items():
-                    seconds = once()
-                    if turn:  # the first warms up
-                        times[name].append(seconds)
-            found = {name: statistics.median(values) * 1e3 for name, values in times.items()}
-            added = (found["streamed"] - found["llm"]) * 1e3 / length
-            rows.append({"tokens": length, **{f"{name}_ms": ms for name, ms in found.items()}, "added_us": added})
+        for turn in range(repetitions + 1):
+            for length in LENGTHS:
+                asked = {
+                    "text_input": strings([[json.dumps(longest[:length]).encode()]]),
+                    "stream": np.array([[True]]),
+                    "temperature": np.array([[PAUSE_MS]], np.float32),
+                }
+                before = processor_seconds(process)
+                for _ in range(max(1, TOKENS_AT_LEAST // length)):  # the clock of processes ticks every 10 ms
+                    client.seconds(front(FAMILY), asked)
+                tokens = length * max(1, TOKENS_AT_LEAST // length)
+                if turn:  # the first warms up
+                    costs[length].append((processor_seconds(process) - before) * 1e6 / tokens)
     finally:
         client.close()
-    return rows
+    return [{"tokens": length, "front_us": statistics.median(values)} for length, values in costs.items()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         repository = build(Path(folder, "repository"), [FAMILY], most=1)
         with running(repository) as server:
-            rows = measure(server.grpc, options.repetitions)
-    print(f"{'tokens':>7} {'LLM ms':>9} {'streamed ms':>12} {'whole ms':>9} {'front, us/token':>16}")
+            rows = measure(server, repository, options.repetitions)
+    print(f"{'tokens':>7} {'front, us/token':>16}")
     for row in rows:
-        print(
-            f"{row['tokens']:>7} {row['llm_ms']:>9.1f} {row['streamed_ms']:>12.1f} {row['whole_ms']:>9.1f}"
-            f" {row['added_us']:>16.0f}"
-        )
-    ratio = rows[-1]["added_us"] / rows[0]["added_us"]
+        print(f"{row['tokens']:>7} {row['front_us']:>16.0f}")
+    ratio = rows[-1]["front_us"] / rows[0]["front_us"]
     if options.output:
         facts = {"machine": platform.processor() or platform.machine(), "date": time.strftime("%Y-%m-%d")}
         options.output.write_text(json.dumps({**facts, "rows": rows, "ratio": ratio}, indent=2) + "\n")
