@@ -20,17 +20,15 @@ from tritonclient.grpc import InferenceServerClient
 from tests.parity.client import strings, tensor
 from tests.server.harness import triton
 from tests.server.sampled_answers import Answer, Library, answers, sentencepiece_tokenizer, transformers_tokenizer
-from tests.server.text_repository import FAMILIES, build, front
+from tests.server.text_repository import FAMILIES, ROWS, build, front
 
 TEXTS = 1000
 LOST_SECONDS = 15
-PAUSE_MS = 0.5  # between chunks: less often then does one arrive while Python runs, see Lost
-SERVERS = 12  # of one test, at most
+SERVERS = 3  # of one test, at most
 
 
 class Lost(Exception):
-    """The front's process has died. Triton makes the arrays of a step's answers in a thread of its own, which does not
-    hold Python's lock: under load that breaks Python's memory sooner or later (see docs/streaming.md)."""
+    """Triton 2.51 takes a Python step that gets no CPU for a second for dead, and its answers are lost."""
 
 
 Arrived: TypeAlias = "queue.Queue[tuple[Any, Any]]"
@@ -71,7 +69,6 @@ def request(chosen: list[Answer], stream: bool, **values: NDArray[Any]) -> list[
     tensors: dict[str, NDArray[Any]] = {
         "text_input": strings([[json.dumps(answer.ids).encode()] for answer in chosen]),
         "stream": np.full((len(chosen), 1), stream),
-        "temperature": np.full((len(chosen), 1), PAUSE_MS, np.float32),
         **({"stop_words": strings(words)} if most else {}),
         **values,
     }
@@ -120,7 +117,7 @@ def told_until(repository: Path, family: str, requests: list[tuple[list[Answer],
 @pytest.mark.parametrize("family", FAMILIES)
 def test_streams_join_to_the_text_at_once_and_to_the_library_s(family: str, tmp_path: Path) -> None:
     asked = sampled(family)
-    batches = [[answer] for answer in asked]
+    batches = [asked[start : start + ROWS] for start in range(0, TEXTS, ROWS)]
     requests = [(batch, stream) for batch in batches for stream in (True, False)]
     answers_ = told_until(build(tmp_path / "repository", [family]), family, requests)
     pieces = 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from generator.generate import generate
 from generator.options import Options
 from tests.checkpoints import cached
-from tests.server.front_repository import config
+from tests.server.front_repository import config, llm_responses
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 ROWS = 8  # of one request
@@ -175,10 +175,13 @@ def _add(folder: Path, name: str) -> None:
     assert not outcome.failed, outcome.findings
     for model in (front(name), f"{name}_postprocessing"):
         shutil.move(outcome.output / model, folder / model)
+    fed = {tensor: kind for tensor, kind in (TO_LLM | TABLE | SAMPLING).items() if tensor != "stop"}
+    returned = {f"_{output}": kind for output, kind in FROM_LLM.items()}
+    llm_responses(folder, fed, {*TABLE, *SAMPLING}, returned, f"{name}_")
     file = folder / front(name) / "1" / "settings.json"
     settings = json.loads(file.read_text())
     settings["steps"] |= {step: step for step in DOUBLES}
     settings["preprocessing_outputs"] = [*TO_VISION, *TO_LLM]
     settings["vision_outputs"] = [*TABLE]
-    settings["llm_outputs"] = [*FROM_LLM]
+    settings["returned"] = {f"_{output}": output for output in FROM_LLM}
     file.write_text(json.dumps(settings))
