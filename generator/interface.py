@@ -46,6 +46,8 @@ PASSED_ON = (
     "sequence_index",
 )
 
+STOP_WORDS = "stop_words"  # public; preprocessing makes token ids of them, postprocessing cuts the text at them
+
 # The vision step makes the table; the 0.12 ensemble took it from the client instead.
 NOT_PUBLIC = ("prompt_embedding_table", "prompt_vocab_size")
 
@@ -177,10 +179,11 @@ def vision_encoder(plan: Plan) -> Model:
 
 def postprocessing(plan: Plan) -> Model:
     outputs = plan.contract.outputs
+    words = next(t for t in public_inputs(plan) if t.name == STOP_WORDS)
     return Model(
         "postprocessing",
         plan.names["postprocessing"],
-        (outputs["output_ids"], outputs["sequence_length"]),
+        (outputs["output_ids"], outputs["sequence_length"], words),
         _texts(plan),
     )
 
@@ -259,13 +262,16 @@ def ensemble_steps(plan: Plan) -> tuple[EnsembleStep, ...]:
     llm_inputs += [Link(inner, public) for public, inner in DIRECT.items()]
     passed = [t.name for t in public_outputs(plan) if t.name in PASSED_ON]
 
+    from_llm = tuple(t for t in post.inputs if t.name != STOP_WORDS)
+    # Triton gives a step behind a decoupled one nothing but what that one sends: there the front cuts texts.
+    words = () if plan.streaming else (Link(STOP_WORDS, STOP_WORDS),)
     return (
         EnsembleStep(pre.name, tuple(Link(t.name, t.name) for t in pre.inputs), _internal(pre.outputs)),
         EnsembleStep(vision.name, _internal(vision.inputs), _internal(vision.outputs)),
         EnsembleStep(
             llm_step.name,
             tuple(llm_inputs),
-            (*_internal(post.inputs), *(Link(name, name) for name in passed)),
+            (*_internal(from_llm), *(Link(name, name) for name in passed)),
         ),
-        EnsembleStep(post.name, _internal(post.inputs), tuple(Link(t.name, t.name) for t in post.outputs)),
+        EnsembleStep(post.name, (*_internal(from_llm), *words), tuple(Link(t.name, t.name) for t in post.outputs)),
     )

@@ -82,7 +82,6 @@ def postprocessing(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.variant.name,
         "tokenizer": _decoding_tokenizer(plan),
-        "skip_special_tokens": True,
         "texts": {"module": plan.spec.post.module},
     }
 
@@ -104,7 +103,6 @@ def front(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.variant.name,
         "tokenizer": _decoding_tokenizer(plan),
-        "skip_special_tokens": True,
         "steps": {role: plan.names[role] for role in ROLES},
         "preprocessing_inputs": [t.name for t in parts["preprocessing"].inputs],
         "required_inputs": [t.name for t in interface.public_inputs(plan) if not t.optional],

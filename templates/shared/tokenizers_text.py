@@ -27,9 +27,9 @@ class TokenizersText(TextTokenizer):
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
         return ids
 
-    def unreplaced(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        kept = [id for id in ids if not (skip_special_tokens and id in self._dropped)]
-        return str(self._tokenizer.decode(kept, skip_special_tokens=skip_special_tokens))
+    def unreplaced(self, ids: Sequence[int]) -> str:
+        kept = [id for id in ids if id not in self._dropped]
+        return str(self._tokenizer.decode(kept, skip_special_tokens=True))
 
     def has_text(self, id: int) -> bool:
         token = self._tokenizer.id_to_token(id)

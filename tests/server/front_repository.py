@@ -157,8 +157,10 @@ FROM_LLM = {"output_ids": "INT32 -1,-1", "sequence_length": "INT32 -1"}
 EXTRA = {"cum_log_probs": "FP32 -1"}
 
 
-def llm_responses(folder: Path, inputs: dict[str, str], optional: set[str], returned: dict[str, str]) -> None:
-    """The ensemble that sends what the LLM answers to the front."""
+def llm_responses(
+    folder: Path, inputs: dict[str, str], optional: set[str], returned: dict[str, str], prefix: str = ""
+) -> None:
+    """The ensemble that sends what the LLM answers to the front; `prefix` is that of both names."""
 
     def links(kind: str, names: dict[str, str]) -> str:
         return " ".join(f'{kind}_map {{key: "{name}" value: "{value}"}}' for name, value in names.items())
@@ -168,12 +170,13 @@ def llm_responses(folder: Path, inputs: dict[str, str], optional: set[str], retu
     to_front = links("input", {name: name for name in returned})
     steps = (
         f'{{model_name: "tensorrt_llm" model_version: -1 {to_llm} {from_llm}}},'
-        f'{{model_name: "{FRONT}" model_version: -1 {to_front} {links("output", {"text_output": "text_output"})}}}'
+        f'{{model_name: "{prefix}{FRONT}" model_version: -1 {to_front} {links("output", {"text_output": "text_output"})}}}'
     )
-    head = 'name: "llm_responses" platform: "ensemble" max_batch_size: 8'
+    name = f"{prefix}llm_responses"
+    head = f'name: "{name}" platform: "ensemble" max_batch_size: 8'
     text = "\n".join([head, tensors(inputs, {"text_output": "STRING -1"}, optional)])
-    (folder / "llm_responses" / "1").mkdir(parents=True)
-    (folder / "llm_responses" / "config.pbtxt").write_text(f"{text}\nensemble_scheduling {{step [{steps}]}}")
+    (folder / name / "1").mkdir(parents=True)
+    (folder / name / "config.pbtxt").write_text(f"{text}\nensemble_scheduling {{step [{steps}]}}")
 
 
 def config(name: str, inputs: dict[str, str], outputs: dict[str, str], optional: set[str], *, decoupled: bool) -> str:
@@ -241,7 +244,7 @@ def build(folder: Path, table: str) -> Path:
         (folder / name / "config.pbtxt").write_text(config(name, inputs, outputs, optional, decoupled=decoupled))
         byte_level_tokenizer().save(str(version / "tokenizer.json"))
         (version / "model.py").write_text(code.replace("torch.TABLE", f"torch.{table}"))
-        for module in ("tensors.py", "detokenize.py", "text_tokenizer.py", "tokenizers_text.py"):
+        for module in ("tensors.py", "detokenize.py", "stop_text.py", "text_tokenizer.py", "tokenizers_text.py"):
             shutil.copy(TEMPLATES / "shared" / module, version)
     front = folder / FRONT / "1"
     for source in (TEMPLATES / FRONT / "1").glob("*.py"):

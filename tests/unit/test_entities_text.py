@@ -21,7 +21,7 @@ from tests.checkpoints import cached
 from tests.unit.serving import ROOT
 
 sys.path.append(str(ROOT / "templates/postprocessing/1"))
-from entities_text import Texts, read
+from entities_text import read, texts
 
 SNOWMAN = (
     " An image of<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object> warming himself by"
@@ -149,12 +149,13 @@ def test_the_clean_up_is_that_of_transformers() -> None:
 
 def test_ids_to_texts() -> None:
     ids = tokenizer().encode(f"<grounding>{SNOWMAN}", special_tokens=False)
-    texts = Texts({"skip_special_tokens": True}, tokenizer()).of([*ids, 2], {"text_output", "entities"})
-    assert texts["text_output"] == processor().decode(ids, skip_special_tokens=True)
-    clean, entities = truth(texts["text_output"])
-    assert texts["clean_text"] == clean
-    assert [tuple(e.values()) for e in json.loads(texts["entities"])] == [
+    answer = tokenizer().decode([*ids, 2])
+    made = texts(answer, {"text_output", "entities"})
+    assert made["text_output"] == answer == processor().decode(ids, skip_special_tokens=True)
+    clean, entities = truth(made["text_output"])
+    assert made["clean_text"] == clean
+    assert [tuple(e.values()) for e in json.loads(made["entities"])] == [
         (name, start, end, [list(box) for box in boxes]) for name, (start, end), boxes in entities
     ]
-    assert Texts({"skip_special_tokens": True}, tokenizer()).of(ids, ["text_output"]).keys() == {"text_output"}
-    assert [set(e) for e in json.loads(texts["entities"])] == [{"phrase", "start", "end", "boxes"}] * 2
+    assert texts(answer, ["text_output"]) == {"text_output": answer}
+    assert [set(e) for e in json.loads(made["entities"])] == [{"phrase", "start", "end", "boxes"}] * 2

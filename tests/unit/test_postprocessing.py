@@ -18,7 +18,6 @@ from tests.unit import serving
 SETTINGS = {
     "model": "tiny-llava",
     "tokenizer": {"module": "tokenizers_text", "file": "tokenizer.json", "dropped_ids": []},
-    "skip_special_tokens": True,
     "texts": {"module": "plain_text"},
 }
 TOKENIZER = serving.tokenizer()
@@ -89,11 +88,56 @@ def test_equals_hugging_face(text: str, more: list[int]) -> None:
     assert text_of(shared_step(), ids) == hugging_face().decode(ids, skip_special_tokens=True)
 
 
-def test_special_tokens_are_left_out_or_kept(tmp_path: Path, step: Any) -> None:
-    ids = [*TOKENIZER.encode("the dog").ids, 2]
-    keeping = serving.load_step("postprocessing", tmp_path, {**SETTINGS, "skip_special_tokens": False})
-    assert text_of(step, ids) == "the dog"
-    assert "</s>" in text_of(keeping, ids) and "<s>" in text_of(keeping, ids)
+def test_special_tokens_are_left_out(step: Any) -> None:
+    assert text_of(step, [*TOKENIZER.encode("the dog").ids, 2]) == "the dog"
+
+
+def stopped(step: Any, text: str, *words: str) -> tuple[str, int]:
+    """text_output and output_tokens of the answer `text`, cut at `words`."""
+    ids = TOKENIZER.encode(text, add_special_tokens=False).ids
+    tensors = {
+        "output_ids": np.array([[ids]], np.int32),
+        "sequence_length": np.array([[len(ids)]], np.int32),
+        "stop_words": serving.words(list(words)),
+    }
+    given = [pb_utils.Tensor(name, array) for name, array in tensors.items()]
+    request = pb_utils.InferenceRequest("step", ["text_output", "output_tokens"], given)
+    made = serving.outputs(step.execute([request])[0])
+    return made["text_output"][0, 0].decode(), made["output_tokens"].item()
+
+
+def test_texts_end_before_stop_words(step: Any) -> None:
+    """Also before one inside a token; the tokens are counted up to the one that made it complete."""
+    text = "What is shown in the picture? Which city is this?"
+    ids = TOKENIZER.encode(text, add_special_tokens=False).ids
+
+    def tokens(word: str) -> int:
+        return next(n for n in range(len(ids) + 1) if word in TOKENIZER.decode(ids[:n]))
+
+    assert stopped(step, text) == stopped(step, text, "", "absent") == (text, len(ids))
+    assert stopped(step, text, "ictu") == ("What is shown in the p", tokens("ictu"))
+    assert stopped(step, text, "city", "own in") == ("What is sh", tokens("own in"))
+    assert stopped(step, text, "What")[0] == "" and stopped(step, text, "this?")[0] == text[:-5]
+
+
+def test_rows_have_stop_words_of_their_own(step: Any) -> None:
+    ids = TOKENIZER.encode("the dog", add_special_tokens=False).ids
+    texts = serving.run(
+        step,
+        output_ids=np.array([[ids, ids], [ids, ids]], np.int32),
+        sequence_length=np.full((2, 2), len(ids), np.int32),
+        stop_words=serving.words(["og", ""], ["h", " d"]),
+    )["text_output"]
+    assert texts.tolist() == [[b"the d"] * 2, [b"t"] * 2]
+
+
+@pytest.mark.parametrize("words", [np.array([["a"], ["b"]], object), np.array([[b"\xff"]], object)])
+def test_bad_stop_words_are_refused(step: Any, words: Any) -> None:
+    with pytest.raises(serving.RequestFailed, match="stop_words") as failure:
+        serving.run(
+            step, output_ids=np.zeros((1, 1, 1), np.int32), sequence_length=np.ones((1, 1), np.int32), stop_words=words
+        )
+    assert failure.value.code == pb_utils.TritonError.INVALID_ARG
 
 
 def test_without_tokenizer_it_refuses_to_load(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class Ticket:
         self._cancelled = False
         self._error: Exception | None = None
         self._runs: dict[str, Sequence[pb_utils.Tensor]] = {}
+        self._complete: set[str] = set()  # of those that run
         self._next_stop = 0.0
 
     @property
@@ -77,8 +78,13 @@ class Ticket:
         """The LLM works on `request_id`; a `stop` for it carries `stop_inputs`."""
         self._runs[request_id] = stop_inputs
 
+    def complete(self, request_id: str) -> None:
+        """The client gets no more than what the LLM has sent for `request_id`: it shall stop."""
+        self._complete.add(request_id)
+
     def ended(self, request_id: str) -> None:
         self._runs.pop(request_id, None)
+        self._complete.discard(request_id)
 
     def watch(self, stop: Stop) -> None:
         """Look whether the client has cancelled; stop the LLM when nobody waits for it."""
@@ -86,9 +92,10 @@ class Ticket:
             if not (self._over or self._cancelled):
                 self._cancelled = self._sender.is_cancelled()
         now = time.monotonic()
-        if self.given_up and now >= self._next_stop:
+        unwanted = {id: inputs for id, inputs in dict(self._runs).items() if self.given_up or id in self._complete}
+        if unwanted and now >= self._next_stop:
             self._next_stop = now + STOP_AGAIN_SECONDS
-            for request_id, stop_inputs in dict(self._runs).items():
+            for request_id, stop_inputs in unwanted.items():
                 stop(request_id, stop_inputs)
 
 

@@ -15,6 +15,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ import text_tokenizer
 import triton_python_backend_utils as pb_utils
 from bls_calls import Tensors, call, callable_at_once, copied, renamed, row_of, run_to_end
 from client_ticket import Ticket, Watch
-from detokenize import Detokenizer, TextStream
+from detokenize import Detokenizer
 from row_answer import IDS, LENGTH, Arrays, RowAnswer
-from tensors import RequestError, failed
+from tensors import RequestError, failed, strings
 
 VISION_INPUTS = ("pixel_values", "num_images", "num_rows")
 PER_TOKEN = ("input_ids", "prompt_table_extra_ids")  # [B, L], right padded in a batch
 REQUIRED_WITH_STOP = ("input_ids", "input_lengths", "request_output_len")
+STOP_WORDS = "stop_words"  # texts are cut there; the LLM gets their token ids, as preprocessing spells them
 STREAMED = "tokens_streamed_total"
 COUNTERS = {STREAMED: "Tokens of streamed answers that the language model gave"}
 
@@ -85,6 +87,8 @@ class TritonPythonModel:
         if answer := self.answers.get(request_id):
             names = self.returned.items()
             answer.take({output: inputs[name].as_numpy().copy() for name, output in names if name in inputs})
+            if answer.complete:
+                answer.ticket.complete(request_id)
 
     def finalize(self) -> None:
         self.watch.close()
@@ -118,7 +122,8 @@ class TritonPythonModel:
         self.serve_row(ticket, llm_inputs, 0, wanted)
 
     def prepare(self, ticket: Ticket, inputs: Tensors) -> Tensors:
-        """What the LLM gets for the whole request: [B, ...] each, the table where the vision encoder put it."""
+        """What the LLM gets for the whole request: [B, ...] each, the table where the vision encoder put it. Besides,
+        the client's stop words."""
         prepared = call(
             self.steps["preprocessing"],
             [inputs[name] for name in self.preprocessing_inputs if name in inputs],
@@ -127,7 +132,8 @@ class TritonPythonModel:
         pixels = [prepared.pop(name) for name in VISION_INPUTS]
         table = {} if ticket.given_up else call(self.steps["vision_encoder"], pixels, self.vision_outputs)
         sampling = {llm: renamed(inputs[name], llm) for name, llm in self.llm_inputs.items() if name in inputs}
-        return prepared | table | sampling
+        words = {STOP_WORDS: copied(inputs[STOP_WORDS])} if STOP_WORDS in inputs else {}
+        return prepared | table | sampling | words
 
     def serve_row(self, ticket: Ticket, batch: Tensors, row: int, wanted: set[str]) -> None:
         """Answer one row; whatever goes wrong with it ends the whole request."""
@@ -136,19 +142,22 @@ class TritonPythonModel:
             streaming = bool(value_of(inputs, "streaming", False))
             if streaming and value_of(inputs, "beam_width", 1) > 1:
                 raise RequestError("several beams cannot be streamed: send beam_width 1, or do not stream")
-            text = self.detokenizer.stream() if streaming else None
-            self.generate(ticket, inputs, row, text, wanted)
+            given = inputs.pop(STOP_WORDS, None)
+            words = [] if given is None else strings(given.as_numpy(), STOP_WORDS)
+            text = self.detokenizer.stream(words) if streaming else None
+            whole = partial(self.whole_texts, [] if given is None else [given], wanted)
+            self.generate(RowAnswer(ticket, row, wanted, text, whole), inputs)
         except Exception as error:
             ticket.fail(error)
         finally:
             ticket.row_done()
 
-    def generate(self, ticket: Ticket, inputs: Tensors, row: int, text: TextStream | None, wanted: set[str]) -> None:
-        """Run the LLM on one row [1, ...]; what it gives goes to the client, as pieces of `text` when there is such."""
+    def generate(self, answer: RowAnswer, inputs: Tensors) -> None:
+        """Run the LLM on one row [1, ...]; what it gives goes to the client."""
+        ticket = answer.ticket
         request_id = uuid.uuid4().hex  # nobody else can guess it
         if ticket.given_up:
             return
-        answer = RowAnswer(ticket, row, wanted, text, lambda outputs: self.whole_texts(outputs, wanted))
         self.answers[request_id] = answer
         ticket.started(request_id, [copied(inputs[name]) for name in REQUIRED_WITH_STOP])
         llm = self.steps["tensorrt_llm"]
@@ -161,9 +170,11 @@ class TritonPythonModel:
             self.metrics.flush()
         answer.finish()
 
-    def whole_texts(self, outputs: Arrays, wanted: set[str]) -> list[pb_utils.Tensor]:
+    def whole_texts(
+        self, stop_words: list[pb_utils.Tensor], wanted: set[str], outputs: Arrays
+    ) -> list[pb_utils.Tensor]:
         """The answer's texts as postprocessing makes them, those that the client asked for."""
-        inputs = [pb_utils.Tensor(name, outputs[name]) for name in (IDS, LENGTH)]
+        inputs = [*(pb_utils.Tensor(name, outputs[name]) for name in (IDS, LENGTH)), *stop_words]
         names = [name for name in self.texts if name in wanted or name == "text_output"]
         return list(call(self.steps["postprocessing"], inputs, names).values())
 

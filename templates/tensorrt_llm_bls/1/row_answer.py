@@ -25,7 +25,7 @@ class RowAnswer:
     """
 
     def __init__(self, ticket: Ticket, row: int, wanted: set[str], text: TextStream | None, whole: Whole) -> None:
-        self._ticket = ticket
+        self.ticket = ticket
         self._wanted = wanted
         self._text = text
         self._whole = whole
@@ -36,9 +36,14 @@ class RowAnswer:
         number = np.array([[row]], dtype=np.int32)
         self._index = [pb_utils.Tensor("batch_index", number)] if ticket.rows > 1 else []
 
+    @property
+    def complete(self) -> bool:
+        """Whether a stop string has ended the text, whatever the LLM still sends."""
+        return self._text is not None and self._text.ended
+
     def take(self, outputs: Arrays) -> None:
         """One response of the LLM, output_ids [1, beams, n] and the others by name."""
-        if self._ticket.given_up:
+        if self.ticket.given_up or self.complete:
             return
         if self._text is None:
             self._kept.append(outputs)
@@ -46,14 +51,16 @@ class RowAnswer:
         try:
             count = int(outputs[LENGTH].reshape(-1)[0])
             self.streamed += count
+            before = self._text.tokens
             piece = self._text.push(outputs[IDS][0, 0, :count].tolist())
+            taken = self._text.tokens - before
             more = self._extra(outputs)
             if "output_tokens" in self._wanted:
-                more.append(pb_utils.Tensor("output_tokens", np.array([[count]], dtype=np.int32)))
+                more.append(pb_utils.Tensor("output_tokens", np.array([[taken]], dtype=np.int32)))
             if piece or more:
                 self._send([text_output(piece), *more])
         except Exception as error:
-            self._ticket.fail(error)
+            self.ticket.fail(error)
 
     def finish(self) -> None:
         """The LLM has ended this row: send what is left of the text, or all of it."""
@@ -68,7 +75,7 @@ class RowAnswer:
         return [pb_utils.Tensor(name, outputs[name]) for name in names]
 
     def _send(self, tensors: list[pb_utils.Tensor]) -> None:
-        self._ticket.send([*tensors, *self._index])
+        self.ticket.send([*tensors, *self._index])
         self._silent = False
 
 

@@ -46,6 +46,21 @@ def strings(array: NDArray[Any], name: str) -> list[str]:
         raise RequestError(f"{name} is not valid UTF-8: send text encoded as UTF-8") from None
 
 
+def row_values(request: pb_utils.InferenceRequest, name: str, batch: int) -> NDArray[Any]:
+    """Input `name` of shape [batch, k]; [batch, 0] when it is absent. Raises RequestError for another shape."""
+    array = optional(request, name)
+    if array is None:
+        return np.empty((batch, 0), dtype=np.object_)
+    if array.ndim != 2 or len(array) != batch:
+        raise RequestError(f"{name} has shape {list(array.shape)}: send [{batch},k]")
+    return array
+
+
+def row_strings(request: pb_utils.InferenceRequest, name: str, batch: int) -> list[list[str]]:
+    """The strings of each of the `batch` rows of input `name`; none when it is absent. Raises RequestError."""
+    return [strings(row, name) for row in row_values(request, name, batch)]
+
+
 def column(request: pb_utils.InferenceRequest, name: str, batch: int, default: Any) -> list[Any]:
     """One Python value for each of the `batch` rows of input `name`, which has shape [batch, 1].
 

@@ -37,15 +37,12 @@ class TextTokenizer(ABC):
         """Ids of a text; `special_tokens` adds those that the tokenizer puts around every text."""
 
     @abstractmethod
-    def unreplaced(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+    def unreplaced(self, ids: Sequence[int]) -> str:
         """What `decode` replaces parts of."""
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Text of ids, which are not negative; ids outside the vocabulary have none.
-
-        `skip_special_tokens` leaves out special tokens and dropped ids.
-        """
-        text = self.unreplaced(ids, skip_special_tokens)
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, which are not negative; special tokens, dropped ids and ids outside the vocabulary have none."""
+        text = self.unreplaced(ids)
         for old, new in self.replacements:
             text = text.replace(old, new)
         return text
@@ -57,6 +54,10 @@ class TextTokenizer(ABC):
     @abstractmethod
     def is_byte(self, id: int) -> bool:
         """Whether the id stands for a single byte, whose text depends on the bytes around it."""
+
+    def ends_bytes(self, id: int) -> bool:
+        """Whether the id, which has no text, parts the bytes before it from those after it in what `decode` makes."""
+        return False
 
 
 def load(folder: Path, settings: FileSettings, model: str) -> TextTokenizer:

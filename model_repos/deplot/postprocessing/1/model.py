@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import text_tokenizer
 import triton_python_backend_utils as pb_utils
-from tensors import answer_each, optional
+from detokenize import Detokenizer
+from stop_text import cut
+from tensors import answer_each, optional, row_strings
 
 
 class TritonPythonModel:
@@ -23,8 +26,8 @@ class TritonPythonModel:
         """
         folder = Path(__file__).parent
         settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-        tokenizer = text_tokenizer.load(folder, settings["tokenizer"], settings["model"])
-        self.texts: Any = importlib.import_module(settings["texts"]["module"]).Texts(settings, tokenizer)
+        self.tokenizer = text_tokenizer.load(folder, settings["tokenizer"], settings["model"])
+        self.texts: Any = importlib.import_module(settings["texts"]["module"])
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """One response per request; a bad request fails alone."""
@@ -32,17 +35,30 @@ class TritonPythonModel:
 
     def answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         """text_output and the model's further texts, BYTES [B,beams] each: of output_ids [B,beams,len], cut at
-        sequence_length; and output_tokens, INT32 [B,beams], those lengths."""
+        sequence_length and before the first of the row's stop_words; and output_tokens, INT32 [B,beams], how many
+        tokens that took."""
         output_ids, lengths = optional(request, "output_ids"), optional(request, "sequence_length")
         if output_ids is None or lengths is None:
             raise ValueError("the language model must give both output_ids and sequence_length")
         wanted = set(request.requested_output_names())
+        stop_words = row_strings(request, "stop_words", len(lengths))
+        tokens = np.maximum(lengths, 0).astype(np.int32)
         found: dict[str, Any] = {}
-        for place, length in np.ndenumerate(lengths):
-            ids = [token for token in output_ids[place][: max(length, 0)].tolist() if token >= 0]
-            for name, text in self.texts.of(ids, wanted).items():
-                found.setdefault(name, np.empty(lengths.shape, dtype=np.object_))[place] = text.encode()
+        for place, length in np.ndenumerate(tokens):
+            ids = output_ids[place][:length].tolist()
+            text, tokens[place] = self.text_of(ids, stop_words[place[0]])
+            for name, made in self.texts.texts(text, wanted).items():
+                found.setdefault(name, np.empty(lengths.shape, dtype=np.object_))[place] = made.encode()
         tensors = [pb_utils.Tensor(name, texts) for name, texts in found.items() if name in wanted]
-        if "output_tokens" in wanted:
-            tensors.append(pb_utils.Tensor("output_tokens", np.maximum(lengths, 0).astype(np.int32)))
-        return tensors
+        return [*tensors, *([pb_utils.Tensor("output_tokens", tokens)] if "output_tokens" in wanted else [])]
+
+    def text_of(self, ids: list[int], stop_words: Sequence[str]) -> tuple[str, int]:
+        """The text of `ids`, and how many of them it takes; ids that are no token's, as negative ones, have no text."""
+        known = [token for token in ids if token >= 0]
+        text = self.tokenizer.decode(known)
+        kept = cut(text, stop_words)
+        if kept is None:
+            return text, len(ids)
+        stream = Detokenizer(self.tokenizer).stream(stop_words)
+        stream.push(known)
+        return kept, stream.tokens

@@ -9,23 +9,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection
-from typing import Any
-
-from text_tokenizer import TextTokenizer
 
 SEPARATOR = "|"
 TITLE = "TITLE"
 
 
-class Texts:
-    def __init__(self, settings: dict[str, Any], tokenizer: TextTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special_tokens: bool = settings["skip_special_tokens"]
-
-    def of(self, ids: list[int], wanted: Collection[str]) -> dict[str, str]:
-        """The texts of `ids` by output name; ids that the tokenizer does not have are skipped."""
-        text = self._tokenizer.decode(ids, self._skip_special_tokens)
-        return {"text_output": text, **({"table_csv": as_csv(text)} if "table_csv" in wanted else {})}
+def texts(answer: str, wanted: Collection[str]) -> dict[str, str]:
+    """The texts by output name: text_output, and `table_csv` if it is wanted."""
+    return {"text_output": answer, **({"table_csv": as_csv(answer)} if "table_csv" in wanted else {})}
 
 
 def as_csv(text: str) -> str:

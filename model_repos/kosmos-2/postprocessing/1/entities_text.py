@@ -11,10 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
-from typing import Any, NamedTuple
-
-import plain_text
-from text_tokenizer import TextTokenizer
+from typing import NamedTuple
 
 GRID = 32
 IMAGE_END = "</image>"
@@ -36,20 +33,14 @@ class Entity(NamedTuple):
     boxes: list[tuple[float, float, float, float]]
 
 
-class Texts:
-    """The texts of one answer."""
-
-    def __init__(self, settings: dict[str, Any], tokenizer: TextTokenizer) -> None:
-        self._plain = plain_text.Texts(settings, tokenizer)
-
-    def of(self, ids: list[int], wanted: Collection[str]) -> dict[str, str]:
-        """text_output with all tags; clean_text without; entities: a JSON list of objects, see Entity."""
-        texts = self._plain.of(ids, wanted)
-        if not {"clean_text", "entities"}.intersection(wanted):
-            return texts
-        clean, found = read(texts["text_output"])
-        entities = json.dumps([entity._asdict() for entity in found], ensure_ascii=False)
-        return texts | {"clean_text": clean, "entities": entities}
+def texts(answer: str, wanted: Collection[str]) -> dict[str, str]:
+    """The texts by output name: text_output with all tags, and, if one of them is wanted, clean_text without and
+    entities, a JSON list of objects, see Entity."""
+    if not {"clean_text", "entities"}.intersection(wanted):
+        return {"text_output": answer}
+    clean, found = read(answer)
+    entities = json.dumps([entity._asdict() for entity in found], ensure_ascii=False)
+    return {"text_output": answer, "clean_text": clean, "entities": entities}
 
 
 def read(text: str) -> tuple[str, list[Entity]]:

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import plain_text
 from page_markdown import page_markdown
 
 
-class Texts(plain_text.Texts):
-    def of(self, ids: list[int], wanted: Collection[str]) -> dict[str, str]:
-        """The texts of `ids` by output name: text_output, and `markdown` if it is wanted."""
-        texts = super().of(ids, wanted)
-        if "markdown" in wanted:
-            texts["markdown"] = page_markdown(texts["text_output"])
-        return texts
+def texts(answer: str, wanted: Collection[str]) -> dict[str, str]:
+    """The texts by output name: text_output, and `markdown` if it is wanted."""
+    return {"text_output": answer, **({"markdown": page_markdown(answer)} if "markdown" in wanted else {})}

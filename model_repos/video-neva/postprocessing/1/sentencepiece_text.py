@@ -22,16 +22,18 @@ class SentencePieceText(TextTokenizer):
         ids: list[int] = self._processor.encode(text)
         return ids
 
-    def unreplaced(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        # Control pieces have no text of their own, whether they are skipped or not.
-        dropped = self._dropped if skip_special_tokens else ()
-        return str(self._processor.decode([id for id in ids if id < self._size and id not in dropped]))
+    def unreplaced(self, ids: Sequence[int]) -> str:
+        # Control pieces have no text of their own.
+        return str(self._processor.decode([id for id in ids if id < self._size and id not in self._dropped]))
 
     def has_text(self, id: int) -> bool:
         return id < self._size and id not in self._dropped and not self._processor.is_control(id)
 
     def is_byte(self, id: int) -> bool:
         return bool(self._processor.is_byte(id))
+
+    def ends_bytes(self, id: int) -> bool:
+        return id < self._size and id not in self._dropped and bool(self._processor.is_control(id))
 
 
 def load(file: Path, dropped: Sequence[int]) -> SentencePieceText:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from placement import ImageLayout, Placed
 from preprocessing_settings import load
 from prompt import Prompts
-from tensors import RequestError, answer_each, column, optional, strings
+from tensors import RequestError, answer_each, column, optional, row_strings, row_values, strings
 from word_lists import embedding_bias, stacked, word_list
 
 PIXELS = "image_input"  # made by the client, as the engine takes them
@@ -175,33 +175,19 @@ class TritonPythonModel:
         always: Sequence[str] = (),
         tokens: Sequence[int] = (),
     ) -> NDArray[np.int32]:
-        rows = _row_strings(request, name, batch)
+        rows = row_strings(request, name, batch)
         return stacked([word_list(self.tokenizer, [*always, *words], tokens) for words in rows])
 
     def _embedding_bias(self, request: pb_utils.InferenceRequest, batch: int) -> NDArray[np.float32]:
         """[B,V], or [B,0] when no row has a bias."""
-        words = _row_strings(request, "embedding_bias_words", batch)
-        weights = _rows(request, "embedding_bias_weights", batch)
+        words = row_strings(request, "embedding_bias_words", batch)
+        weights = row_values(request, "embedding_bias_weights", batch)
         vocab_size = self.settings["tokenizer"]["vocab_size"]
         rows = [
             embedding_bias(self.tokenizer, row_words, row_weights.tolist(), vocab_size)
             for row_words, row_weights in zip(words, weights, strict=True)
         ]
         return _padded(rows, [0] * batch, np.float32)
-
-
-def _rows(request: pb_utils.InferenceRequest, name: str, batch: int) -> NDArray[Any]:
-    """Input `name` of shape [B,k]; [B,0] when it is absent."""
-    array = optional(request, name)
-    if array is None:
-        return np.empty((batch, 0), dtype=np.object_)
-    if array.ndim != 2 or len(array) != batch:
-        raise RequestError(f"{name} has shape {list(array.shape)}: send [{batch},k]")
-    return array
-
-
-def _row_strings(request: pb_utils.InferenceRequest, name: str, batch: int) -> list[list[str]]:
-    return [strings(row, name) for row in _rows(request, name, batch)]
 
 
 def _one_of_two(request: pb_utils.InferenceRequest, name: str, other: str, batch: int) -> list[int]:
