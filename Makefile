@@ -7,7 +7,7 @@ STEPS := preprocessing postprocessing tensorrt_llm_bls trtllm/vision_encoder trt
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 export TEST_CHECKPOINTS := $(CURDIR)/.checkpoints
 
-.PHONY: check test demo goldens lint types unit truth server wheel clean
+.PHONY: check test demo goldens lint types unit truth server soak wheel clean
 .DEFAULT_GOAL := check
 
 $(VENV)/installed: pyproject.toml
@@ -48,6 +48,10 @@ wheel: $(VENV)/installed
 	$(ONE_THREAD) $(BIN)/pytest -q tests/package
 
 test: check truth server wheel
+
+# Not part of the tests: it takes as long as SOAK_REQUESTS (50000) and SOAK_MINUTES (60) allow, and wants the machine alone.
+soak: $(VENV)/installed
+	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.soak.run
 
 demo: $(VENV)/installed
 	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo

@@ -53,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--http-port", type=positive, default=8000)
     serve.add_argument("--grpc-port", type=positive, default=8001)
     serve.add_argument("--metrics-port", type=positive, default=8002)
+    restart_help = (
+        "how often in a row it is started again when it or a Python step ends by itself (default: %(default)s)"
+    )
+    serve.add_argument("--restarts", type=int, default=3, metavar="N", help=restart_help)
     serve.set_defaults(run=_serve)
 
     ask = commands.add_parser("ask", help="ask a running server about images or a video")
@@ -232,14 +236,15 @@ def _build_vision(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from generator import server
+    from generator import server, supervise
 
     try:
-        return server.serve(
+        return supervise.serve(
             arguments.repository,
             http_port=arguments.http_port,
             grpc_port=arguments.grpc_port,
             metrics_port=arguments.metrics_port,
+            restarts=arguments.restarts,
         )
     except server.ServerError as problem:
         found = error("server", problem.message, arguments.repository, problem.remedy)

@@ -24,7 +24,6 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 SHM = Path("/dev/shm")
 POLL_SECONDS = 0.05
@@ -114,7 +113,7 @@ def running(
             scratch = Path(folder, str(attempt))
             scratch.mkdir()
             prefix = f"gen_repo_{secrets.token_hex(6)}_"
-            ports = _free_ports(wanted, address)
+            ports = free_ports(wanted, address)
             argv, environment = command(
                 repository,
                 http_port=ports[0],
@@ -151,55 +150,6 @@ def running(
                 return
             finally:
                 _stop(process, prefix, exit_timeout)
-
-
-def serve(
-    repository: Path,
-    *,
-    http_port: int = 8000,
-    grpc_port: int = 8001,
-    metrics_port: int = 8002,
-    address: str = "0.0.0.0",
-    timeout: float = 1800.0,
-    exit_timeout: int = 30,
-    arguments: Sequence[str] = (),
-) -> int:
-    """Serve `repository` in the foreground until SIGINT or SIGTERM; returns 0.
-
-    Prints one line with the addresses when ready, then the server's log on stderr. A second signal ends it at once.
-    Raises ServerError when the server does not start or dies.
-    """
-    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with (
-            running(
-                repository,
-                http_port=http_port,
-                grpc_port=grpc_port,
-                metrics_port=metrics_port,
-                address=address,
-                timeout=timeout,
-                exit_timeout=exit_timeout,
-                arguments=arguments,
-            ) as server,
-            server.log.open(errors="replace") as log,
-        ):
-            print(f"ready: http {server.http}, grpc {server.grpc}, metrics {server.metrics}", flush=True)
-            log.seek(0, os.SEEK_END)
-            while server.process.poll() is None:
-                sys.stderr.write(log.read())
-                sys.stderr.flush()
-                time.sleep(0.2)
-            raise _died(server.process, server.log)
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _installed() -> tuple[str, list[str], dict[str, str]] | None:
@@ -254,7 +204,7 @@ def _python_threads(repository: Path) -> list[str]:
     return [f"--backend-config=python,thread-pool-size={number}"] if number else []
 
 
-def _free_ports(wanted: Sequence[int], address: str) -> list[int]:
+def free_ports(wanted: Sequence[int], address: str) -> list[int]:
     """`wanted` with each 0 replaced by a different free port. Raises ServerError when a wanted one is taken."""
     with contextlib.ExitStack() as held:
         ports = []
@@ -274,7 +224,7 @@ def _wait_ready(server: Server, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
-            raise _died(server.process, server.log)
+            raise died(server.process, server.log)
         try:
             with urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=5) as answer:
                 if answer.status == 200:
@@ -288,7 +238,8 @@ def _wait_ready(server: Server, timeout: float) -> None:
     )
 
 
-def _died(process: subprocess.Popen[bytes], log: Path) -> ServerError:
+def died(process: subprocess.Popen[bytes], log: Path) -> ServerError:
+    """The error that says how the server ended, and what it said last."""
     return ServerError(
         f"Triton ended with code {process.returncode}\n{_reason(log)}",
         "mend what the messages name (`gen-repo check REPO` looks at the whole repository), then start it again",

@@ -26,6 +26,8 @@ CLIP_STEPS = [["on_white"], ["resize_shortest", 336], ["center_crop", 336, 336]]
 SMALL_PIXELS = {"steps": [["resize_shortest", 8], ["center_crop", 8, 8]], "shape": [3, 8, 8]}
 VOCAB_SIZE = 640  # of the imagined LLM: the tokenizer's, padded as LLMs do
 ROWS = 6
+ERROR_ID = r"\[error [0-9a-f]{8}\]"
+INTERNAL_ERROR = rf"^internal error: .* {ERROR_ID}$"
 CORPUS = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful "
     "answers to the user's questions. USER: What is shown in the picture? Which city is this? "

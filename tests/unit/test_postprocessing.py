@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -149,8 +150,9 @@ def test_without_tokenizer_it_refuses_to_load(tmp_path: Path) -> None:
 
 
 def test_a_defect_is_an_internal_error_with_an_id(step: Any) -> None:
-    with pytest.raises(serving.RequestFailed, match=r"^internal error [0-9a-f]{8}$") as failure:
+    with pytest.raises(serving.RequestFailed, match=serving.INTERNAL_ERROR) as failure:
         serving.run(step, sequence_length=np.array([[1]], np.int32))
     assert failure.value.code == pb_utils.TritonError.INTERNAL
     level, message = vars(pb_utils.Logger)["messages"][-1]
-    assert level == "error" and str(failure.value) in message and "Traceback" in message
+    [mark] = re.findall(serving.ERROR_ID, str(failure.value))
+    assert level == "error" and message.startswith(mark) and "Traceback" in message

@@ -186,9 +186,10 @@ def test_a_taken_port(tmp_path: Path, port: str) -> None:
 SERVE = """
 import sys
 from pathlib import Path
-from generator.server import ServerError, serve
+from generator.server import ServerError
+from generator.supervise import serve
 try:
-    sys.exit(serve(Path(sys.argv[1]), http_port=0, grpc_port=0, metrics_port=0, address="127.0.0.1"))
+    sys.exit(serve(Path(sys.argv[1]), http_port=0, grpc_port=0, metrics_port=0, address="127.0.0.1", restarts=0))
 except ServerError as error:
     print(error.message)
     sys.exit(3)

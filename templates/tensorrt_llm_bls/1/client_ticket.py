@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias
 
 import triton_python_backend_utils as pb_utils
 from bls_calls import StepError
-from tensors import failed
+from tensors import ERROR_ID, error_response, failed
 
+PATHS = re.compile(r" ?\(?(/[\w.+-]+){2,}(:\d+)?\)?")
 STOP_AGAIN_SECONDS = 0.1  # a stop that overtakes its request finds nothing to stop
 READY_AGAIN_SECONDS = 0.5
 
@@ -25,9 +27,14 @@ class Ticket:
     """
 
     def __init__(
-        self, sender: pb_utils.InferenceResponseSender, rows: int, on_finish: Callable[[Ticket], None]
+        self,
+        sender: pb_utils.InferenceResponseSender,
+        rows: int,
+        wanted: Collection[str],
+        on_finish: Callable[[Ticket], None],
     ) -> None:
         self.rows = rows
+        self._wanted = wanted
         self._sender = sender
         self._on_finish = on_finish
         self._lock = threading.Lock()
@@ -45,6 +52,8 @@ class Ticket:
         return self._cancelled or self._error is not None
 
     def send(self, tensors: Sequence[pb_utils.Tensor]) -> None:
+        """Send what the client wants of `tensors`: the server before 24.12 would drop the others in an unsafe way."""
+        tensors = [tensor for tensor in tensors if tensor.name() in self._wanted]
         with self._lock:
             if not (self._over or self.given_up):
                 self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors))
@@ -106,9 +115,14 @@ class StoppingError(StepError):
 
 
 def _error_response(error: Exception) -> pb_utils.InferenceResponse:
-    if isinstance(error, StepError):
-        return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error), error.code))
-    return failed(error)
+    """A step's own error has its id already; what Triton or a C++ backend says gets one here, and loses the paths and
+    call stacks that may be in it."""
+    if not isinstance(error, StepError):
+        return failed(error)
+    message = str(error)
+    if ERROR_ID.search(message):
+        return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, error.code))
+    return error_response(PATHS.sub("", message.strip().splitlines()[0]), error.code, message)
 
 
 class Watch:

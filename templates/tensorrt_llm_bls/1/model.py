@@ -78,9 +78,10 @@ class TritonPythonModel:
             except Exception as error:
                 sender.send(failed(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 continue
-            ticket = Ticket(sender, rows, self.release)
+            wanted = set(request.requested_output_names())
+            ticket = Ticket(sender, rows, wanted, self.release)
             self.watch.add(ticket)
-            start(self.serve, ticket, inputs, set(request.requested_output_names()))
+            start(self.serve, ticket, inputs, wanted)
 
     def take(self, request_id: str, inputs: Tensors) -> None:
         """One response of the LLM; nobody waits for those that come after an error, or from a stranger."""

@@ -6,6 +6,7 @@ inside of the server. Every Python step of the repository therefore reads and an
 
 from __future__ import annotations
 
+import re
 import secrets
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +17,10 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 REASONS = ("request", "limit", "image", "video", "url")
+INTERNAL = (
+    "internal error: send it again, or tell the operator the id at the end, under which the server's log has more"
+)
+ERROR_ID = re.compile(r"\[error [0-9a-f]{8}\]")
 
 
 class RequestError(ValueError):
@@ -87,15 +92,22 @@ def failed(error: Exception) -> pb_utils.InferenceResponse:
     """The error response to one request.
 
     A RequestError is shown to the client as INVALID_ARG. Anything else is a defect of the server: the client
-    gets INTERNAL with a random id, and the traceback is logged under that id.
+    gets INTERNAL, and the traceback is logged.
     """
     if isinstance(error, RequestError):
-        triton_error = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        return error_response(str(error), pb_utils.TritonError.INVALID_ARG)
+    cause = "".join(traceback.format_exception(error))
+    return error_response(INTERNAL, pb_utils.TritonError.INTERNAL, cause)
+
+
+def error_response(message: str, code: int, cause: str = "") -> pb_utils.InferenceResponse:
+    """An error with a random id at its end. Under it the log has the `cause`, or the message of a client's mistake."""
+    mark = f"[error {secrets.token_hex(4)}]"
+    if cause:
+        pb_utils.Logger.log_error(f"{mark} {cause}")
     else:
-        error_id = secrets.token_hex(4)
-        pb_utils.Logger.log_error(f"internal error {error_id}\n{''.join(traceback.format_exception(error))}")
-        triton_error = pb_utils.TritonError(f"internal error {error_id}", pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse(output_tensors=[], error=triton_error)
+        pb_utils.Logger.log_info(f"{mark} refused: {message}")
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(f"{message} {mark}", code))
 
 
 def answer_each(

@@ -11,7 +11,7 @@ import importlib
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,8 @@ class TritonPythonModel:
         except Exception as error:  # belongs to this request alone
             sender.send(failed(error), flags=FINAL)
             return
-        stream = Stream(sender, len(rows), request.request_id(), self._row_done)
+        wanted = set(request.requested_output_names())
+        stream = Stream(sender, len(rows), request.request_id(), wanted, self._row_done)
         with self.lock:
             self.running[stream.request_id].add(stream)
         for index, row in enumerate(rows):
@@ -167,8 +168,11 @@ class Stream:
     `row_done` is called before the last response of each row goes out: a client may send its next request then.
     """
 
-    def __init__(self, sender: Any, rows: int, request_id: str, row_done: Callable[[], None]) -> None:
+    def __init__(
+        self, sender: Any, rows: int, request_id: str, wanted: Collection[str], row_done: Callable[[], None]
+    ) -> None:
         self.sender = sender
+        self.wanted = wanted
         self.rows = rows
         self.pending = rows
         self.request_id = request_id
@@ -181,7 +185,13 @@ class Stream:
         return self.stopped.is_set() or self.sender.is_cancelled()
 
     def send(self, response: pb_utils.InferenceResponse, last: bool) -> None:
-        """Send one response; `last` means the last one of its row."""
+        """Send what the client wants of one response; `last` means the last one of its row.
+
+        The server before 24.12 would drop the other outputs without the interpreter's lock, and end this step so.
+        """
+        if not response.has_error():
+            tensors = [tensor for tensor in response.output_tensors() if tensor.name() in self.wanted]
+            response = pb_utils.InferenceResponse(tensors)
         if last:
             self.row_done()
         with self.lock:

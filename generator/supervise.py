@@ -1,0 +1,121 @@
+"""Serve a repository in the foreground, and start the server again when it or one of its Python steps has ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from generator import processes
+from generator.server import Server, ServerError, died, running
+
+RESTARTS = 3
+STEADY_SECONDS = 300.0  # a server that served so long is not one that ends again and again
+LONGEST_PAUSE = 30.0
+LAST_WORDS_SECONDS = 5.0  # for requests that can do without the step that has ended
+POLL_SECONDS = 0.2
+
+
+def serve(
+    repository: Path,
+    *,
+    http_port: int = 8000,
+    grpc_port: int = 8001,
+    metrics_port: int = 8002,
+    address: str = "0.0.0.0",
+    timeout: float = 1800.0,
+    exit_timeout: int = 30,
+    restarts: int = RESTARTS,
+    arguments: Sequence[str] = (),
+) -> int:
+    """Serve `repository` in the foreground until SIGINT or SIGTERM; returns 0.
+
+    Prints one line with the addresses when ready, then the server's log on stderr. Requests that run may end within
+    `exit_timeout` seconds after a signal; a second signal ends the server at once. When the server or one of its
+    Python steps ends by itself, everything is started again after 2, 4, 8, ... seconds, at most `restarts` times in a
+    row; a server that was ready for STEADY_SECONDS begins the count anew.
+    Raises ServerError when the server does not start, or ends once more.
+    """
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    failures = 0
+    try:
+        while True:
+            ready = None
+            try:
+                with (
+                    running(
+                        repository,
+                        http_port=http_port,
+                        grpc_port=grpc_port,
+                        metrics_port=metrics_port,
+                        address=address,
+                        timeout=timeout,
+                        exit_timeout=exit_timeout,
+                        arguments=arguments,
+                    ) as server,
+                    server.log.open(errors="replace") as log,
+                ):
+                    ready = time.monotonic()
+                    _follow(server, log)
+            except ServerError as error:
+                if ready is None and not failures:
+                    raise  # what never started will not start the next time
+                if ready is not None and time.monotonic() - ready > STEADY_SECONDS:
+                    failures = 0
+                failures += 1
+                if failures > restarts:
+                    raise
+                pause = min(2.0**failures, LONGEST_PAUSE)
+                note = f"starting again in {pause:.0f} s ({failures} of {restarts} times in a row)"
+                print(f"gen-repo serve: {error.message}\ngen-repo serve: {note}", file=sys.stderr, flush=True)
+                time.sleep(pause)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _follow(server: Server, log: TextIO) -> None:
+    """Say that it is ready and copy its log to stderr as long as all is well. Raises ServerError when it is not."""
+    steps = processes.steps(server.process.pid)
+    print(f"ready: http {server.http}, grpc {server.grpc}, metrics {server.metrics}", flush=True)
+    log.seek(0, os.SEEK_END)
+    while server.process.poll() is None:
+        gone = processes.ended(server.process.pid, steps)
+        if gone and server.process.poll() is None:  # of a server that has ended, the steps are gone, too
+            _end(server.process)
+            names = ", ".join(f"{step.model} (process {step.pid}, {step.how})" for step in gone)
+            raise ServerError(
+                f"Python step ended: {names}; Triton does not start it again, and still says that it is ready",
+                "look in the log above for its last words; SIGKILL often means too little memory",
+            )
+        _copy(log)
+        time.sleep(POLL_SECONDS)
+    _copy(log)
+    raise died(server.process, server.log)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """From here on nobody takes the server for ready. It cannot end in order: it would wait for the step."""
+    process.terminate()
+    try:
+        process.wait(LAST_WORDS_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _copy(log: TextIO) -> None:
+    sys.stderr.write(log.read())
+    sys.stderr.flush()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
