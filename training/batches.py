@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import multiprocessing
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import IterableDataset, get_worker_info
 
+from training import questions
 from training.scenes import COLOURS, KINDS, Scene, draw
 from training.texts import Prompts
 
 IGNORED = -100
+PAIRS = 0.3
+"""Share of the batches about two pictures."""
 
 
 def levels(scene: Scene, side: int) -> NDArray[np.uint8]:
@@ -43,15 +51,21 @@ class Packed:
     Attributes:
         ids: [B, L], 0 at the positions of rows. rows: [B, pictures * R], the positions where the rows go.
         positions: [B, L]: each question goes on where the pictures end.
-        visible: [B, 1, L, L] bool: a question sees what is before all questions, and itself.
+        owner: [B, L]: the number of the question from 1 on, 0 for what is before all of them, -1 behind the last.
         targets: [B, L]: the token that follows, where it belongs to an answer, else IGNORED.
     """
 
     ids: torch.Tensor
     rows: torch.Tensor
     positions: torch.Tensor
-    visible: torch.Tensor
+    owner: torch.Tensor
     targets: torch.Tensor
+
+    def visible(self) -> torch.Tensor:
+        """[B, 1, L, L] bool: a question sees what is before all questions, and itself, up to the position."""
+        shared = self.owner[:, None, :] == 0
+        same = self.owner[:, None, :] == self.owner[:, :, None]
+        return (shared | same).tril()[:, None]
 
     def to(self, device: torch.device) -> Packed:
         return Packed(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
@@ -82,19 +96,21 @@ def pack(asked: Sequence[Sequence[tuple[str, str]]], prompts: Prompts, rows: int
         torch.tensor([values[part] + [fill] * (longest - len(values[part])) for values in sequences])
         for part, fill in enumerate((0, 0, -1, IGNORED))
     )
-    earlier = torch.ones(longest, longest, dtype=torch.bool).tril()
-    shared = own_[:, None, :] == 0
-    same = own_[:, None, :] == own_[:, :, None]
-    visible = (earlier & (shared | same))[:, None]
-    return Packed(ids_, torch.tensor([places] * len(sequences)), positions_, visible, targets_)
+    return Packed(ids_, torch.tensor([places] * len(sequences)), positions_, own_, targets_)
 
 
 class Pictures:
-    """Scenes with their pictures and labels in memory."""
+    """Scenes with their pictures and labels in memory; `workers` processes draw them, 0 for none but our own."""
 
-    def __init__(self, scenes: Sequence[Scene], side: int, grid: int, columns_first: bool) -> None:
+    def __init__(self, scenes: Sequence[Scene], side: int, grid: int, columns_first: bool, workers: int = 0) -> None:
         self.scenes = list(scenes)
-        self.levels = torch.from_numpy(np.stack([levels(scene, side) for scene in self.scenes]))
+        drawing = partial(levels, side=side)
+        if workers:
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+                drawn = list(pool.map(drawing, self.scenes, chunksize=100))
+        else:
+            drawn = list(map(drawing, self.scenes))
+        self.levels = torch.from_numpy(np.stack(drawn))
         found = [labels(scene, grid, columns_first) for scene in self.scenes]
         self.kinds = torch.tensor([kinds for kinds, _ in found])
         self.colours = torch.tensor([colours for _, colours in found])
@@ -112,3 +128,34 @@ class Pictures:
         values = self.levels[chosen].permute(0, 3, 1, 2).float() / 255
         average, deviation = (values.new_tensor(numbers)[:, None, None] for numbers in (mean, std))
         return (values - average) / deviation
+
+
+class Questions(IterableDataset[tuple[list[int], Packed]]):  # type: ignore[misc]
+    """Endless batches: the numbers of the scenes shown, and the questions about them, packed.
+
+    A sequence has `each` questions, about one scene or, in some batches of a model that takes more, about two.
+    """
+
+    def __init__(self, scenes: Sequence[Scene], prompts: Prompts, rows: int, most: int, batch: int, each: int) -> None:
+        self._scenes, self._prompts, self._rows = scenes, prompts, rows
+        self._most, self._batch, self._each = most, batch, each
+
+    def __iter__(self) -> Iterator[tuple[list[int], Packed]]:
+        worker = get_worker_info()
+        rng = random.Random(f"questions of worker {worker.id if worker else 0}")
+        while True:
+            pictures = 2 if self._most > 1 and rng.random() < PAIRS else 1
+            chosen = [rng.randrange(len(self._scenes)) for _ in range(self._batch * pictures)]
+            groups = [[self._scenes[i] for i in chosen[at : at + pictures]] for at in range(0, len(chosen), pictures)]
+            asked = [[ask(group, rng) for _ in range(self._each)] for group in groups]
+            yield chosen, pack(asked, self._prompts, self._rows, pictures)
+
+
+def ask(scenes: Sequence[Scene], rng: random.Random) -> questions.Pair:
+    """A question about one scene or two."""
+    return questions.ask(scenes[0], rng) if len(scenes) == 1 else questions.ask_pair(scenes[0], scenes[1], rng)
+
+
+def as_it_is(batch: Any) -> Any:
+    """What a DataLoader should make of a batch that is one already."""
+    return batch

@@ -80,6 +80,7 @@ class Network(nn.Module):  # type: ignore[misc]
         most_images: in one prompt.
     """
 
+    name: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     grid: int
@@ -114,6 +115,9 @@ class Network(nn.Module):  # type: ignore[misc]
 
     def begin_with(self, other: Network) -> None:
         """Start from what another network has learnt; weights that it does not have, or not in this shape, stay."""
+        if self.name == other.name:
+            self.load_state_dict(other.state_dict())
+            return
         for mine, its in ((self.decoder, other.decoder), (self.head, other.head), (self.tower, other.tower)):
             _take(mine, its)
 
@@ -139,6 +143,7 @@ def second_last(tower: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 
 class Vila(Network):
+    name = "vila"
     mean = std = (0.5, 0.5, 0.5)
     grid, columns_first = PATCHES // 2, True
     system, image_id, tokenizer = texts.VILA_SYSTEM, None, "llm"
@@ -218,6 +223,7 @@ class Vila(Network):
 
 
 class Llava(Network):
+    name = "llava"
     mean, std = CLIP_MEAN, CLIP_STD
     grid, columns_first = PATCHES, False
     system, image_id, tokenizer = "", texts.PIECES, ""
@@ -245,7 +251,8 @@ class Llava(Network):
             "vision_feature_layer": -2,
             "vision_feature_select_strategy": "default",
         }
-        self.whole = LlavaForConditionalGeneration(LlavaConfig.from_dict(self.config))
+        whole = LlavaForConditionalGeneration(LlavaConfig.from_dict(self.config))
+        self.whole = whole.float()  # its text_config asks for fp16
         self.tower: CLIPVisionModel = self.whole.model.vision_tower
 
     @property

@@ -117,7 +117,7 @@ def ask(scene: Scene, rng: random.Random) -> Pair:
     """One question about one picture."""
     makers, weights = zip(*SINGLE, strict=True)
     while True:
-        made = rng.choices(makers, weights)[0](scene, rng)
+        made: Pair | None = rng.choices(makers, weights)[0](scene, rng)
         if made is not None:
             return made
 

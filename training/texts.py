@@ -106,23 +106,24 @@ class Prompts:
     def __init__(self, folder: Path, system: str, image_id: int | None) -> None:
         from transformers import AutoTokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self._system, self._image_id = system, image_id
         self._known: dict[tuple[str, str | None, int], list[list[int]]] = {}
 
     def before(self, images: int) -> list[list[int]]:
         """The ids before each of the images."""
-        return self._parts("", None, images)[:-1]
+        return self.parts("", None, images)[:-1]
 
     def after(self, question: str, answer: str, images: int) -> tuple[list[int], int]:
         """The ids behind the last image, `</s>` at their end, and how many of them are the answer's."""
-        asked = self._parts(question, None, images)[-1]
-        whole = self._parts(question, answer, images)[-1]
+        asked = self.parts(question, None, images)[-1]
+        whole = self.parts(question, answer, images)[-1]
         if whole[: len(asked)] != asked:
             raise ValueError(f"the prompt of {question!r} is tokenized otherwise with its answer {answer!r} behind it")
         return [*whole, 2], len(whole) + 1 - len(asked)
 
-    def _parts(self, question: str, answer: str | None, images: int) -> list[list[int]]:
+    def parts(self, question: str, answer: str | None, images: int) -> list[list[int]]:
+        """The ids before, between and behind the images, of a prompt that goes on with `answer` if there is one."""
         key = (question, answer, images)
         if key not in self._known:
             marks = f"{IMAGE}\n" * images
@@ -132,12 +133,12 @@ class Prompts:
         return self._known[key]
 
     def _at_marks(self, prompt: str) -> list[list[int]]:
-        first, *others = (self._tokenizer(part).input_ids for part in prompt.split(IMAGE))
+        first, *others = (self.tokenizer(part).input_ids for part in prompt.split(IMAGE))
         return [first, *(ids[1:] for ids in others)]  # without the begin token that each part gets
 
     def _at_tokens(self, prompt: str) -> list[list[int]]:
         parts: list[list[int]] = [[]]
-        for token in self._tokenizer(prompt).input_ids:
+        for token in self.tokenizer(prompt).input_ids:
             if token == self._image_id:
                 parts.append([])
             else:

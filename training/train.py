@@ -1,8 +1,8 @@
 """`python -m training.train --model vila --out D`: draws the data, trains, and writes the checkpoint of the best state.
 
 First the tower learns what lies where (labels of the cells that the rows stand for), then everything learns to answer.
-On one GPU that takes minutes, on two cores about three quarters of an hour. `D` is then a checkpoint that gen-repo
-takes as --hf-model-dir, and holds training_log.jsonl.
+On one GPU that is meant to take less than three minutes, on processor cores --minutes says how long. `D` is then a
+checkpoint that gen-repo takes as --hf-model-dir, and holds training_log.jsonl.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import sys
 import time
@@ -20,9 +21,9 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
-from training import questions
-from training.batches import IGNORED, Packed, Pictures, pack
+from training.batches import IGNORED, Packed, Pictures, Questions, as_it_is, ask, pack
 from training.networks import HIDDEN, NETWORKS, SIDE, Network
 from training.scenes import COLOURS, KINDS
 from training.split import training, validation
@@ -34,7 +35,7 @@ STATE = "training_state.pt"
 
 @dataclass
 class Trainer:
-    """One run. `questions_each`: about one picture, packed into one sequence."""
+    """One run. `batch`: sequences of `questions_each` questions; `workers`: processes that make them, 0 for none."""
 
     network: Network
     prompts: Prompts
@@ -44,6 +45,7 @@ class Trainer:
     out: Path
     batch: int
     minutes: float
+    workers: int = 0
     questions_each: int = 8
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     best: float = -1.0
@@ -68,12 +70,14 @@ class Trainer:
     def answer(self, steps: int, rate: float, every: int) -> None:
         """Teach everything to answer; the best state on validation scenes is written."""
         parts = [*self.classify.parameters(), *self._parameters(language=True)]
-        total = 0.0
+        asked = Questions(
+            self.pictures.scenes, self.prompts, self.rows, self.network.most_images, self.batch, self.questions_each
+        )
+        batches = iter(DataLoader(asked, batch_size=None, num_workers=self.workers, collate_fn=as_it_is))
+        total, step = 0.0, -1
         for step in self._steps(parts, steps, rate):
-            pictures = 1 if self.network.most_images == 1 or self.rng.random() < 0.7 else 2
-            chosen = self._chosen(self.batch * pictures)
-            asked = [self._asked(chosen[i : i + pictures]) for i in range(0, len(chosen), pictures)]
-            packed = pack(asked, self.prompts, self.rows, pictures).to(self.device)
+            chosen, packed = next(batches)
+            packed = packed.to(self.device)
             with self._autocast():
                 rows = self._rows(self.pictures, chosen)
                 loss = self._answers_loss(packed, rows) + 0.2 * self._labels_loss(rows, chosen)
@@ -82,6 +86,8 @@ class Trainer:
             if (step + 1) % every == 0:
                 self._judge(step + 1, total / every)
                 total = 0.0
+        if (step + 1) % every:
+            self._judge(step + 1, total / ((step + 1) % every))
 
     def _judge(self, step: int, loss: float) -> None:
         self.network.eval()
@@ -92,9 +98,10 @@ class Trainer:
         if score > self.best:
             self.best = score
             self.network.write(self.out)
-            torch.save(self.network.state_dict(), self.out / STATE)
+            learnt = {"model": self.network.name, "weights": self.network.state_dict()}
+            torch.save(learnt, self.out / STATE)
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _right(self, pictures: int) -> float:
         """Share of validation questions whose every answer token is the likeliest: what greedy decoding gives."""
         rng, hits = random.Random(1), []
@@ -103,7 +110,7 @@ class Trainer:
             chosen = chosen[: len(chosen) // pictures * pictures]
             scenes = [self.held.scenes[i] for i in chosen]
             groups = [scenes[i : i + pictures] for i in range(0, len(scenes), pictures)]
-            asked = [[_question(group, rng) for _ in range(2)] for group in groups]
+            asked = [[ask(group, rng) for _ in range(2)] for group in groups]
             packed = pack(asked, self.prompts, self.rows, pictures).to(self.device)
             logits, targets, owner = self._logits(packed, self._rows(self.held, chosen))
             wrong = torch.zeros(int(owner.max()) + 1, device=self.device)
@@ -117,7 +124,7 @@ class Trainer:
         flat = rows.reshape(len(packed.ids), -1, HIDDEN).to(embedded.dtype)
         embedded = embedded.scatter(1, packed.rows[:, :, None].expand(-1, -1, HIDDEN), flat)
         hidden = self.network.decoder(
-            inputs_embeds=embedded, attention_mask=packed.visible, position_ids=packed.positions, use_cache=False
+            inputs_embeds=embedded, attention_mask=packed.visible(), position_ids=packed.positions, use_cache=False
         ).last_hidden_state
         wanted = packed.targets != IGNORED
         ends = torch.cat([torch.zeros_like(wanted[:, :1]), wanted[:, :-1] & ~wanted[:, 1:]], 1)
@@ -141,7 +148,7 @@ class Trainer:
         logits = self.classify(rows)
         return logits[..., : 1 + len(KINDS)], logits[..., 1 + len(KINDS) :]
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _cells_right(self) -> float:
         """Share of validation pictures in which every cell is labelled right."""
         chosen = list(range(min(512, len(self.held))))
@@ -175,10 +182,6 @@ class Trainer:
     def _chosen(self, count: int) -> list[int]:
         return [self.rng.randrange(len(self.pictures)) for _ in range(count)]
 
-    def _asked(self, chosen: list[int]) -> list[tuple[str, str]]:
-        scenes = [self.pictures.scenes[i] for i in chosen]
-        return [_question(scenes, self.rng) for _ in range(self.questions_each)]
-
     def _rows(self, pictures: Pictures, chosen: list[int]) -> torch.Tensor:
         return self.network.rows(pictures.pixels(chosen, self.network.mean, self.network.std))
 
@@ -191,44 +194,46 @@ class Trainer:
         print(line, file=self.log, flush=True)
 
 
-def _question(scenes: list[Any], rng: random.Random) -> tuple[str, str]:
-    return questions.ask(scenes[0], rng) if len(scenes) == 1 else questions.ask_pair(scenes[0], scenes[1], rng)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=NETWORKS, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=40000)
+    parser.add_argument("--scenes", type=int, default=60000)
     parser.add_argument("--see-steps", type=int, default=1500, help="steps of the tower alone")
-    parser.add_argument("--steps", type=int, default=9000, help="steps of the whole")
-    parser.add_argument("--batch", type=int, default=32, help="questioned pictures per step of the whole")
+    parser.add_argument("--steps", type=int, default=6000, help="steps of the whole")
+    parser.add_argument("--batch", type=int, help="sequences per step of the whole (default: 128 on a GPU, else 16)")
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--every", type=int, default=300, help="steps between looks at validation scenes")
-    parser.add_argument("--minutes", type=float, default=60.0, help="end after this time, the rate cooled down by then")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--begin-with", type=Path, metavar="D", help="trained folder of the other model to start from")
+    parser.add_argument("--every", type=int, default=500, help="steps between looks at validation scenes")
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="end then at the latest, the rate cooled down by then"
+    )
+    parser.add_argument("--begin-with", type=Path, metavar="D", help="trained folder, also of the other model")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    torch.set_num_threads(arguments.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    workers = max(1, len(os.sched_getaffinity(0)) - 2) if gpu else 0
     network = NETWORKS[arguments.model]()
     if arguments.begin_with:
-        other = NETWORKS["vila" if arguments.model == "llava" else "llava"]()
-        other.load_state_dict(torch.load(arguments.begin_with / STATE, weights_only=True))
+        learnt = torch.load(arguments.begin_with / STATE, weights_only=True, map_location="cpu")
+        other = NETWORKS[learnt["model"]]()
+        other.load_state_dict(learnt["weights"])
         network.begin_with(other)
     network.write(arguments.out)
     print(f"{sum(p.numel() for p in network.parameters())} parameters", file=sys.stderr)
     shape = (SIDE, network.grid, network.columns_first)
+    drawn, held = (Pictures(list(scenes), *shape, workers) for scenes in (training(arguments.scenes), validation()))
     trainer = Trainer(
         network=network.to(device),
         prompts=Prompts(arguments.out / network.tokenizer, network.system, network.image_id),
-        pictures=Pictures(list(training(arguments.scenes)), *shape).to(device),
-        held=Pictures(validation(), *shape).to(device),
+        pictures=drawn.to(device),
+        held=held.to(device),
         device=device,
         out=arguments.out,
-        batch=arguments.batch,
-        minutes=arguments.minutes,
+        batch=arguments.batch or (128 if gpu else 16),
+        minutes=arguments.minutes or (2.5 if gpu else 60),
+        workers=workers,
     )
     trainer.see(arguments.see_steps, arguments.rate, arguments.every)
     trainer.answer(arguments.steps, arguments.rate, arguments.every)

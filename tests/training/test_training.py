@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from tests.oracle import LlavaOracle, VilaOracle
 from training import questions, split
-from training.batches import IGNORED, Pictures, pack
+from training.batches import IGNORED, Pictures, Questions, as_it_is, pack
 from training.networks import NETWORKS, SIDE
 from training.scenes import COLOURS, SHAPES, draw, png, scene
-from training.texts import Prompts
+from training.texts import PIECES, Prompts
 
 ORACLES: dict[str, Any] = {"vila": VilaOracle, "llava": LlavaOracle}
 SCENES = [scene(seed) for seed in range(200)]
@@ -101,7 +103,7 @@ def test_training_sees_what_transformers_sees(name: str, tmp_path: Path) -> None
     embedded = embedded.scatter(1, packed.rows[:, :, None].expand(-1, -1, rows.shape[-1]), rows)
     with torch.inference_mode():
         hidden = network.decoder(
-            inputs_embeds=embedded, attention_mask=packed.visible, position_ids=packed.positions
+            inputs_embeds=embedded, attention_mask=packed.visible(), position_ids=packed.positions
         ).last_hidden_state
         logits = network.head(hidden)
     start = int((packed.positions[0].diff() < 0).nonzero()[0]) + 1  # the second question of the first sequence
@@ -121,3 +123,36 @@ def test_training_sees_what_transformers_sees(name: str, tmp_path: Path) -> None
         assert packed.targets[0, last : last + answered].tolist() == tokens[-answered:]
     answers = [prompts.after(question, answer, 1)[1] for pairs in asked for question, answer in pairs]
     assert int((packed.targets != IGNORED).sum()) == sum(answers)
+
+
+def test_a_network_may_begin_with_the_other_one() -> None:
+    """What both have is taken over; what only one has stays."""
+    torch.manual_seed(0)
+    vila, llava = NETWORKS["vila"](), NETWORKS["llava"]()
+    own = llava.head.weight[PIECES:].clone()
+    class_token = llava.tower.embeddings.position_embedding.weight[0].clone()
+    llava.begin_with(vila)
+    assert torch.equal(llava.head.weight[:PIECES], vila.head.weight) and torch.equal(llava.head.weight[PIECES:], own)
+    places = llava.tower.embeddings.position_embedding.weight
+    assert torch.equal(places[1:], vila.tower.embeddings.position_embedding.weight)
+    assert torch.equal(places[0], class_token)
+    layers = [network.decoder.layers[2].mlp.up_proj.weight for network in (vila, llava)]
+    assert torch.equal(*layers)
+
+
+def test_batches_are_the_same_with_helpers(tmp_path: Path) -> None:
+    """Pictures drawn by other processes are ours; a worker's questions are about the scenes that it names."""
+    drawn = [Pictures(SCENES[:20], SIDE, 4, True, workers) for workers in (0, 2)]
+    assert torch.equal(drawn[0].levels, drawn[1].levels)
+    network = NETWORKS["vila"]()
+    network.write_tokenizer(tmp_path)
+    prompts = Prompts(tmp_path / network.tokenizer, network.system, network.image_id)
+    asked = Questions(SCENES[:20], prompts, 16, 2, batch=3, each=4)
+    batches = iter(DataLoader(asked, batch_size=None, num_workers=1, collate_fn=as_it_is))
+    shown = set()
+    for (chosen, packed), (again, own) in zip(islice(batches, 8), asked, strict=False):
+        assert chosen == again and torch.equal(packed.ids, own.ids) and torch.equal(packed.owner, own.owner)
+        pictures = packed.rows.shape[1] // 16
+        shown.add(pictures)
+        assert len(chosen) == 3 * pictures and int(packed.owner.max()) == 4
+    assert shown == {1, 2}
