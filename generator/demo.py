@@ -59,7 +59,7 @@ def run(model: str, *, keep: bool = False) -> int:
     """Shows the demo; with `keep` the server runs on until it is interrupted. Returns 0.
 
     Raises:
-        Refused: a package is missing.
+        Refused: a package is missing, or no checkpoint of that model comes with gen-repo.
         ServerError: the server did not start, died, or refused a question.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -68,6 +68,9 @@ def run(model: str, *, keep: bool = False) -> int:
         raise Refused(
             error("demo", what, sys.executable, "pip install 'gen-repo[torch,serve]'"), exit_code=EXIT_ENVIRONMENT
         )
+    if model not in names():
+        what = f"no trained checkpoint of {model} comes with this gen-repo, but of {', '.join(names())}"
+        raise Refused(error("demo", what, checkpoint(model), "use --model " + names()[0]))
     spec, _ = models.find(model)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server ends with us
     with tempfile.TemporaryDirectory(prefix="gen-repo-demo-") as folder:

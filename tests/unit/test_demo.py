@@ -72,6 +72,15 @@ def test_missing_torch_is_named_with_the_extra(
     assert said.out == "" and "not installed: torch" in said.err and "gen-repo[torch,serve]" in said.err
 
 
+def test_a_model_without_checkpoint_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "names", lambda: ["vila"])
+    assert main(["demo", "--model", "llava"]) == 1
+    said = capsys.readouterr().err
+    assert "no trained checkpoint of llava" in said and "use --model vila" in said
+
+
 def test_commands_name_the_servers_addresses() -> None:
     server: Any = SimpleNamespace(grpc="127.0.0.1:7001", http="127.0.0.1:7000")
     shown = demo.questions(models.find("vila")[0])[0]
