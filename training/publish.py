@@ -69,7 +69,7 @@ def measure(answering: Answering, pictures: int, count: int) -> dict[str, Any]:
     every = held_out_questions(count, pictures)
     answers = [answering(asked) for asked in every]
     wrong = [
-        {"scenes": [s.seed for s in asked.scenes], "question": asked.question, "right": asked.answer, "answer": answer}
+        f"scene {', '.join(str(s.seed) for s in asked.scenes)}: {asked.question} {answer} (right: {asked.answer})"
         for asked, answer in zip(every, answers, strict=True)
         if answer != asked.answer
     ]
