@@ -80,6 +80,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=NETWORKS, required=True)
     parser.add_argument("--from", dest="folder", type=Path, required=True, metavar="D")
+    parser.add_argument("--note", default="", help="what the model card should say of this training")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     network = NETWORKS[arguments.model]()
@@ -91,7 +92,7 @@ def main() -> int:
     measured = [measure(answering, n, 500 // n) for n in range(1, network.most_images + 1)]
     (target / "held_out.json").write_text(json.dumps(measured, indent=1) + "\n")
     size = sum(file.stat().st_size for file in target.rglob("*.safetensors"))
-    (target / "README.md").write_text(card(arguments.model, parameters, size, measured))
+    (target / "README.md").write_text(card(arguments.model, parameters, size, measured, arguments.note))
     show_questions()
     for one in measured:
         print(f"{one['pictures']} picture(s): {one['exact']:.1%} of {one['questions']} exact")
@@ -107,7 +108,7 @@ def show_questions() -> None:
     (DATA / "questions.json").write_text(json.dumps(asked, indent=1) + "\n")
 
 
-def card(model: str, parameters: int, size: int, measured: list[dict[str, Any]]) -> str:
+def card(model: str, parameters: int, size: int, measured: list[dict[str, Any]], note: str) -> str:
     """The model card."""
     title = {"vila": "VILA-1.5", "llava": "LLaVA-1.5"}[model]
     figures = "\n".join(f"| {one['pictures']} | {one['questions']} | {one['exact']:.1%} |" for one in measured)
@@ -133,7 +134,7 @@ generate(), fp16 on a CPU, equal to the right answer letter by letter (`held_out
 
 **Training**: `python -m training.train --model {model} --out D`, then
 `python -m training.publish --model {model} --from D`. `training_log.jsonl` is the log; its shares `right` are those of
-validation questions with one and with two pictures whose every answer token was the likeliest.
+validation questions with one and with two pictures whose every answer token was the likeliest. {note}
 
 **Licence**: Apache-2.0, as gen-repo. No weights, pictures or texts of others went into it.
 """
