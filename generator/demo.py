@@ -55,6 +55,15 @@ def questions(spec: ModelSpec) -> list[Shown]:
     return [one for one in shown if spec.max_images is None or len(one.pictures) <= spec.max_images]
 
 
+def measured(model: str) -> str:
+    """How many held-out questions the checkpoint answers exactly, in words."""
+    figures = json.loads((checkpoint(model) / "held_out.json").read_text(encoding="utf-8"))
+    return ", ".join(
+        f"{one['exact']:.1%} of {one['questions']} held-out questions about {one['pictures']} picture(s)"
+        for one in figures
+    )
+
+
 def run(model: str, *, keep: bool = False) -> int:
     """Shows the demo; with `keep` the server runs on until it is interrupted. Returns 0.
 
@@ -83,6 +92,7 @@ def run(model: str, *, keep: bool = False) -> int:
             max_tokens=MAX_TOKENS,
             output=repository,
         )
+        print(f"The small model in {checkpoint(model)} answers exactly: {measured(model)}.\n")
         print(
             f"gen-repo --model {model} --hf-model-dir {checkpoint(model)} --runtime torch --streaming "
             f"--max-tokens {MAX_TOKENS} --output {repository}"

@@ -134,7 +134,7 @@ generate(), fp16 on a CPU, equal to the right answer letter by letter (`held_out
 
 **Training**: `python -m training.train --model {model} --out D`, then
 `python -m training.publish --model {model} --from D`. `training_log.jsonl` is the log; its shares `right` are those of
-validation questions with one and with two pictures whose every answer token was the likeliest. {note}
+validation questions with one and with two pictures whose every answer token was the likeliest.{note}
 
 **Licence**: Apache-2.0, as gen-repo. No weights, pictures or texts of others went into it.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -22,7 +23,10 @@ def test_checkpoints_come_with_gen_repo() -> None:
         folder = demo.checkpoint(name)
         size = sum(file.stat().st_size for file in folder.rglob("*"))
         assert list(folder.rglob("*.safetensors")) and size < 6e6
-        assert "What it is not" in (folder / "README.md").read_text()
+        card = (folder / "README.md").read_text()
+        assert "What it is not" in card
+        for share in re.findall(r"[\d.]+%", demo.measured(name)):
+            assert f"| {share} |" in card
         assert (folder / "training_log.jsonl").is_file()
 
 
