@@ -24,7 +24,7 @@ lint: $(VENV)/installed
 
 # Steps have modules of the same name (model.py), so each folder is checked on its own, as Triton loads it.
 types: $(VENV)/installed
-	$(BIN)/mypy generator
+	$(BIN)/mypy generator training
 	@printf '%s\n' $(STEPS) | xargs -P 2 -I STEP sh -c 'MYPYPATH=typings:templates/shared:templates/STEP/1 \
 	  $(BIN)/mypy --cache-dir .mypy_cache/STEP templates/STEP/1/*.py'
 
@@ -35,7 +35,7 @@ check: lint types unit
 
 # What the oracles are worth: distinct answers, and every mutation seen; and every encoder as ONNX.
 truth: $(VENV)/installed
-	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/truth tests/vision_build
+	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/truth tests/vision_build tests/training
 
 # Tests that measure times run alone; the others share the cores, one model's server at a time each. A server that a busy
 # machine ended is started again, and the test that it left without an answer runs again; a wrong answer fails at once.
@@ -54,7 +54,7 @@ soak: $(VENV)/installed
 	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.soak.run
 
 demo: $(VENV)/installed
-	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo
+	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/gen-repo demo
 
 # The checked-in repositories below model_repos/ are what the tests compare with.
 goldens: $(VENV)/installed

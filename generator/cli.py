@@ -80,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--times", action="store_true", help="print the time each step took")
     ask.set_defaults(run=_ask)
 
+    demo = commands.add_parser("demo", help="serve a small trained model that comes with gen-repo, and ask it")
+    demo.add_argument("--model", choices=("vila", "llava"), default="vila", help="default: vila")
+    demo.add_argument("--keep", action="store_true", help="let the server run until Ctrl-C; print how to ask it")
+    demo.set_defaults(run=_demo)
+
     openai = commands.add_parser("openai", help="an OpenAI-compatible gateway and a page to try it")
     openai.add_argument("repository", metavar="REPO-or-URL", help="a repository, or host:port of a server's gRPC")
     openai.add_argument("--url", metavar="HOST:PORT", help="a server that has REPO loaded (default: start one)")
@@ -271,6 +276,16 @@ def _ask(arguments: argparse.Namespace) -> int:
         )
     except server.ServerError as problem:
         found = error("ask", problem.message, arguments.url, problem.remedy)
+        raise Refused(found, exit_code=EXIT_ENVIRONMENT) from None
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from generator import demo, server
+
+    try:
+        return demo.run(arguments.model, keep=arguments.keep)
+    except server.ServerError as problem:
+        found = error("demo", problem.message, "gen-repo demo", problem.remedy)
         raise Refused(found, exit_code=EXIT_ENVIRONMENT) from None
 
 
