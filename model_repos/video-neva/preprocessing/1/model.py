@@ -16,7 +16,7 @@ from placement import ImageLayout, Placed
 from preprocessing_settings import load
 from prompt import Prompts
 from tensors import RequestError, answer_each, column, optional, strings
-from word_lists import embedding_bias, stacked, word_list
+from word_lists import check_words, embedding_bias, stacked, word_list
 
 PIXELS = "image_input"  # made by the client, as the engine takes them
 
@@ -52,9 +52,10 @@ class TritonPythonModel:
         """
         texts = self._texts(request)
         batch = len(texts)
-        images = [
-            [self._picture(source) for source in row] for row in self.sources(request, self.settings["model"], batch)
-        ]
+        sources = self.sources(request, self.settings["model"], batch)
+        for row in sources:
+            self.prompts.check_count(len(row))
+        images = [[self._picture(source) for source in row] for row in sources]
         use_template = column(request, "apply_chat_template", batch, True)
         prompts = [
             self.prompts.build(text, [placed for _, placed in row], flag)
@@ -181,7 +182,10 @@ def _rows(request: pb_utils.InferenceRequest, name: str, batch: int) -> NDArray[
 
 
 def _row_strings(request: pb_utils.InferenceRequest, name: str, batch: int) -> list[list[str]]:
-    return [strings(row, name) for row in _rows(request, name, batch)]
+    rows = [strings(row, name) for row in _rows(request, name, batch)]
+    for row in rows:
+        check_words(name, row)
+    return rows
 
 
 def _one_of_two(request: pb_utils.InferenceRequest, name: str, other: str, batch: int) -> list[int]:
