@@ -275,6 +275,28 @@ def _from_file(folder: Path, image_mark: str) -> TokenizerFacts:
     path = folder / "tokenizer.json"
     content = jsonfile.read(path, "tokenizer.json", "use --tokenizer hf, which also reads tokenizer.model")
     config = jsonfile.read(folder / "tokenizer_config.json", "tokenizer_config.json", "copy it beside tokenizer.json")
+    with jsonfile.reading(path, "tokenizer.json or tokenizer_config.json"):
+        facts = _stated(path, content, config, image_mark)
+    _check_loads(facts.content, path)
+    return facts
+
+
+def _check_loads(content: bytes, path: Path) -> None:
+    """Raises Refused for a file that the `tokenizers` package cannot read; does nothing where that is not installed."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        return
+    try:
+        Tokenizer.from_str(content.decode())
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as problem:  # a panic of its native code is no Exception
+        what = f"the tokenizers package cannot read tokenizer.json: {str(problem)[:200]}"
+        raise Refused(error("tokenizer-unreadable", what, path, "copy the file again, or use --tokenizer hf")) from None
+
+
+def _stated(path: Path, content: dict[str, Any], config: dict[str, Any], image_mark: str) -> TokenizerFacts:
     ids = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
     vocabulary, kind = (content.get("model", {}).get(key, {}) for key in ("vocab", "type"))
     size = max([len(vocabulary), *(i + 1 for i in ids.values())])

@@ -16,7 +16,7 @@ from typing import Any
 
 from generator.facts import nemo
 from generator.facts.tokenizer import read as read_tokenizer
-from generator.findings import Refused
+from generator.findings import Refused, has_errors
 from generator.generate import decide, files
 from generator.models import find
 from generator.options import Options
@@ -27,6 +27,7 @@ from tests.unit import serving
 
 MODELS = {"llava": "llava", "llava-next": "llava-next", "blip2-opt": "blip2-opt", "kosmos-2": "kosmos-2"}
 MODELS |= {"fuyu": "fuyu", "phi-3-vision": "phi-3-vision-4", "deplot": "deplot", "nougat": "nougat"}
+RENDERED = 0.01  # the share of inputs whose files are made as well, which takes a hundred times as long
 CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 
@@ -53,12 +54,13 @@ def content(rng: random.Random, sound: Any) -> bytes:
     return spoiled(rng, [json.dumps(sound).encode()])
 
 
-def wanted(options: Options) -> None:
-    """The decision, and, where nothing forbids it, all files in memory."""
+def wanted(options: Options, *, rendered: bool) -> None:
+    """The decision, and, if asked and nothing forbids it, all files in memory."""
     plan, _, findings = decide(options)
-    if any(finding.level == "error" for finding in findings):
+    if has_errors(findings):
         raise Refused(*findings)
-    files(plan, options)
+    if rendered:
+        files(plan, options)
 
 
 @cache
@@ -109,11 +111,11 @@ def engine(rng: random.Random) -> str:
     """The config.json of one of the engines, up to the repository's files."""
     vision, llm, *sound = engine_folders()
     number = rng.randrange(2)
-    path = (vision, llm)[number] / "config.json"
+    path, rendered = (vision, llm)[number] / "config.json", rng.random() < RENDERED
     options = Options(model="llava", visual_engine_dir=vision, llm_engine_dir=llm, working_dir=scratch())
     path.write_bytes(content(rng, sound[number]))
     try:
-        return judged(lambda: wanted(options))
+        return judged(lambda: wanted(options, rendered=rendered))
     finally:
         path.write_text(json.dumps(sound[number]))
 
