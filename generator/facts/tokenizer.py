@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from generator.findings import EXIT_ENVIRONMENT, Finding, Refused, error, warning
+from generator.findings import EXIT_ENVIRONMENT, EXIT_TRUST, Finding, Refused, error, warning
 
 FILES = (
     "tokenizer.json",
@@ -217,6 +217,10 @@ def _convert(folder: Path) -> dict[str, Any]:
 
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as problem:  # transformers raises whatever its files make it raise
+        if "trust_remote_code" in str(problem):
+            what = "the tokenizer is code of the checkpoint (auto_map in its configs), which is never run"
+            remedy = "give a folder with a tokenizer.json by --tokenizer-dir, or pass --tokenizer checkpoint"
+            raise Refused(error("remote-code", what, folder, remedy), exit_code=EXIT_TRUST) from None
         first = str(problem).strip().splitlines()[:1] or [type(problem).__name__]
         what = f"transformers {version} cannot load the tokenizer: {first[0]}"
         remedy = "give a complete tokenizer folder with --tokenizer-dir, or pass --tokenizer checkpoint"
