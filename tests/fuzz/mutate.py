@@ -86,7 +86,7 @@ def twisted(rng: random.Random, value: Any) -> Any:
     for _ in range(rng.choice((1, 1, 2, 3))):
         holder, key = _part(rng, made)
         if holder is None:
-            return rng.choice(VALUES)
+            return copy.deepcopy(rng.choice(VALUES))
         match rng.randrange(6):
             case 0:
                 del holder[key]
@@ -96,7 +96,7 @@ def twisted(rng: random.Random, value: Any) -> Any:
             case 2 if isinstance(holder[key], int):
                 holder[key] += rng.choice((-1, 1, 7, 1 << 20, -(1 << 20)))
             case _:
-                holder[key] = rng.choice(VALUES)
+                holder[key] = copy.deepcopy(rng.choice(VALUES))  # which later things are done to
     return made
 
 

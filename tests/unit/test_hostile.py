@@ -93,3 +93,8 @@ def test_no_input_crashes_a_path(path: str) -> None:
     report = tried(path, 0, max(1, INPUTS // SLOW.get(path, 1)), seconds=600)
     assert report.sound, f"{report}\n{report.crashes[:1]}"
     assert report.ends.get("refused", 0) > 0 and report.ends.get("answered", 0) > 0, report
+
+
+def test_what_is_quoted_of_a_request_is_printable(step: Any) -> None:
+    got = refusal(step, image_url_input=words([b"http://a\0\n\x1b[31m"]))
+    assert got.isprintable() and got.endswith("as a data URI")
