@@ -7,7 +7,7 @@ STEPS := preprocessing postprocessing tensorrt_llm_bls trtllm/vision_encoder trt
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 export TEST_CHECKPOINTS := $(CURDIR)/.checkpoints
 
-.PHONY: check test demo goldens lint types unit truth server wheel clean
+.PHONY: check test demo goldens fuzz lint types unit truth server wheel clean
 .DEFAULT_GOAL := check
 
 $(VENV)/installed: pyproject.toml
@@ -48,6 +48,12 @@ wheel: $(VENV)/installed
 	$(ONE_THREAD) $(BIN)/pytest -q tests/package
 
 test: check truth server wheel
+
+# Damaged and hostile inputs for every path that reads something of a client's or a checkpoint's; FUZZ_INPUTS of them for
+# each path. `make unit` tries the first few hundred.
+FUZZ_INPUTS ?= 1000000
+fuzz: $(VENV)/installed
+	$(ONE_THREAD) FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m tests.fuzz.run
 
 demo: $(VENV)/installed
 	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo

@@ -97,4 +97,6 @@ def test_no_input_crashes_a_path(path: str) -> None:
 
 def test_what_is_quoted_of_a_request_is_printable(step: Any) -> None:
     got = refusal(step, image_url_input=words([b"http://a\0\n\x1b[31m"]))
-    assert got.isprintable() and got.endswith("as a data URI")
+    assert got.isprintable() and "malformed: send https://HOST/PATH" in got
+    got = refusal(step, bad_words=words([b"a\0\n"]), embedding_bias_words=words([b"\0\n"]))
+    assert got.isprintable()
