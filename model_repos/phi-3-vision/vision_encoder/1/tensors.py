@@ -66,7 +66,9 @@ def failed(error: Exception) -> pb_utils.InferenceResponse:
     gets INTERNAL with a random id, and the traceback is logged under that id.
     """
     if isinstance(error, RequestError):
-        triton_error = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        # Parts of the request may be quoted in it: Triton cuts a text at its first NUL, and logs are read line by line.
+        text = "".join(character if character.isprintable() else "?" for character in str(error))
+        triton_error = pb_utils.TritonError(text, pb_utils.TritonError.INVALID_ARG)
     else:
         error_id = secrets.token_hex(4)
         pb_utils.Logger.log_error(f"internal error {error_id}\n{''.join(traceback.format_exception(error))}")
