@@ -84,13 +84,14 @@ def pixels(
         return None
     config = jsonfile.read(path, "preprocessor_config.json", DOWNLOAD)
     config = config.get("image_processor", config)  # processor_config.json of transformers 5 nests it
-    values = replace(
-        known,
-        mean=_triple(config.get("image_mean"), "image_mean", path),
-        std=_triple(config.get("image_std"), "image_std", path),
-        resample=int(config.get("resample", known.resample)),
-        rescale_factor=float(config.get("rescale_factor", known.rescale_factor)),
-    )
+    with jsonfile.reading(path, "preprocessor_config.json"):
+        values = replace(
+            known,
+            mean=_triple(config.get("image_mean"), "image_mean", path),
+            std=_triple(config.get("image_std"), "image_std", path),
+            resample=int(config.get("resample", known.resample)),
+            rescale_factor=float(config.get("rescale_factor", known.rescale_factor)),
+        )
     if not fixed:
         return values
     size, crop = config.get("size"), config.get("crop_size")
