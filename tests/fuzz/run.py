@@ -31,7 +31,13 @@ ROOT = Path(__file__).parents[2]
 HANG_SECONDS, SLOW_SECONDS = 2.0, 0.1
 STUCK_SECONDS = 20
 MOST_CRASHES = 20  # of one process, which then gives up
-FOLDERS = ("templates/shared", "templates/preprocessing/1", "templates/trtllm/vision_encoder/1", "tests/doubles")
+FOLDERS = (
+    "templates/shared",
+    "templates/preprocessing/1",
+    "templates/postprocessing/1",
+    "templates/trtllm/vision_encoder/1",
+    "tests/doubles",
+)
 
 
 @dataclass
@@ -71,6 +77,7 @@ def paths() -> dict[str, Any]:
         "data-uri": serving.data_uri,
         "prompt": serving.prompt,
         "video": serving.video,
+        "answer": serving.answer,
         "checkpoint": config.checkpoint,
         "engine": config.engine,
         "tokenizer": config.tokenizer,

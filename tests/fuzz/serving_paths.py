@@ -15,9 +15,12 @@ from typing import Any
 import av
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from entities_text import read as entities
 from fixed_rows import ImageLayout
 from images import ImageReader
 from media import Source
+from page_markdown import page_markdown
+from table_text import as_csv
 from tensors import RequestError
 from videos import ENCODED, VideoReader
 
@@ -140,3 +143,26 @@ def video(rng: random.Random) -> str:
     read, seeds = video_reader()
     source = Source(ENCODED, "video 0", spoiled(rng, seeds))
     return judged(lambda: read(source))
+
+
+ANSWERS = (
+    "# Title\n\n## 1.1 Part\n\n* [1] A. B. C\n* 2. x. y\n\n\\(a\\) (1) \\[x\\] $y$\n\nFootnote 1: thanks: x\n\n",
+    "[FOOTNOTE:a]b[ENDFOOTNOTE]\\begin{table}\n\\begin{tabular}{cc} & \\\\ \\end{tabular}\n\\end{table}\n```\ncode\n```\nhttps://a.b/c ",
+    "<grounding><phrase>a dog</phrase><object><patch_index_0044><patch_index_0863></delimiter_of_multi_objects/>"
+    "<patch_index_0001><patch_index_0002></object> here</image>",
+    "TITLE | x \n a | 1 | 2\n b | 3",
+)
+LONGEST_ANSWER = 2000  # characters
+
+
+def answer(rng: random.Random) -> str:
+    """A text of the model, which a client can make it say: every reading of it gives something."""
+    text = spoiled(rng, [sample.encode() for sample in ANSWERS]).decode(errors="replace")
+    if rng.random() < 0.3:
+        start = rng.randrange(len(text) + 1)
+        unit = text[start : start + rng.randrange(1, 12)] or "\n"
+        text = text[:start] + unit * (LONGEST_ANSWER // len(unit)) + text[start:]
+    page_markdown(text)
+    entities(text)
+    as_csv(text)
+    return "answered"

@@ -92,7 +92,8 @@ def test_no_input_crashes_a_path(path: str) -> None:
     """The same few inputs each time; `make fuzz` tries as many as one has time for."""
     report = tried(path, 0, max(1, INPUTS // SLOW.get(path, 1)), seconds=600)
     assert report.sound, f"{report}\n{report.crashes[:1]}"
-    assert report.ends.get("refused", 0) > 0 and report.ends.get("answered", 0) > 0, report
+    assert report.ends.get("answered", 0) > 0, report
+    assert report.ends.get("refused", 0) > 0 or path == "answer", report
 
 
 def test_what_is_quoted_of_a_request_is_printable(step: Any) -> None:
