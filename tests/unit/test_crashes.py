@@ -106,12 +106,37 @@ print(full)
 """
 
 
-def test_a_full_disk_leaves_the_old_repository(tmp_path: Path) -> None:
-    """A real one: small file systems in memory, of one page more each time, in a name space of their own."""
+READ_ONLY = """
+import ctypes, sys
+from pathlib import Path
+from generator.findings import Refused
+from generator.write import write
+from tests.unit.test_crashes import NEW, OLD, tree
+place, libc = Path(sys.argv[1]), ctypes.CDLL(None, use_errno=True)
+if libc.mount(b"none", bytes(place), b"tmpfs", 0, b"") != 0:
+    sys.exit(77)
+write(place / "repo", OLD, force=False)
+assert libc.mount(b"none", bytes(place), b"tmpfs", 1 | 32, b"") == 0  # MS_RDONLY | MS_REMOUNT
+assert not write(place / "repo", OLD, force=False)  # there is nothing to write
+for name in ("repo", "other", "deep/other"):
+    try:
+        write(place / name, NEW, force=True)
+    except Refused as refused:
+        assert "Read-only file system" in str(refused) and refused.exit_code == 3, refused
+    else:
+        raise AssertionError(name)
+assert tree(place / "repo") == OLD
+print(3)
+"""
+
+
+@pytest.mark.parametrize("script", [FILL_DISK, READ_ONLY], ids=["full", "read-only"])
+def test_a_disk_without_room_or_rights_leaves_the_old_repository(script: str, tmp_path: Path) -> None:
+    """Real ones: small file systems in memory, in a name space of their own."""
     unshare = shutil.which("unshare")
     if unshare is None:
         pytest.skip("no unshare to mount a small file system with")
-    command = [unshare, "-Urm", sys.executable, "-c", FILL_DISK, tmp_path]
+    command = [unshare, "-Urm", sys.executable, "-c", script, tmp_path]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
