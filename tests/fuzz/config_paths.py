@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import struct
 import tarfile
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from generator.check import check
 from generator.facts import nemo
 from generator.facts.tokenizer import read as read_tokenizer
 from generator.findings import Refused, has_errors
-from generator.generate import decide, files
+from generator.generate import decide, files, generate
 from generator.models import find
 from generator.options import Options
 from tests import engines
 from tests.checkpoints import cached
 from tests.fuzz.mutate import spoiled, twisted
+from tests.fuzz.scratch import scratch
 from tests.unit import serving
 
 MODELS = {"llava": "llava", "llava-next": "llava-next", "blip2-opt": "blip2-opt", "kosmos-2": "kosmos-2"}
@@ -39,12 +39,6 @@ def judged(act: Callable[[], Any]) -> str:
         assert refused.findings and all(finding.what and finding.remedy for finding in refused.findings)
         return "refused"
     return "answered"
-
-
-@cache
-def scratch() -> Path:
-    memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="fuzz_", dir=memory if memory.is_dir() else None))
 
 
 def content(rng: random.Random, sound: Any) -> bytes:
@@ -204,5 +198,28 @@ def nemo_archive(rng: random.Random) -> str:
     return judged(act)
 
 
-def clean() -> None:
-    shutil.rmtree(scratch(), ignore_errors=True)
+@cache
+def repository() -> tuple[Path, list[Path]]:
+    folder = scratch() / "repository"
+    made = generate(Options(model="llava", streaming=True, output=folder, working_dir=scratch()))
+    return folder, sorted(path for path in made.output.rglob("*") if path.suffix in (".json", ".pbtxt", ".py"))
+
+
+def checked(rng: random.Random) -> str:
+    """A file of a generated repository, edited by somebody, and what `gen-repo check` says."""
+    folder, paths = repository()
+    configs = [path for path in paths if path.suffix != ".py"]
+    path = rng.choice(configs if rng.random() < 0.8 else paths)
+    sound = path.read_bytes()
+    path.write_bytes(content(rng, json.loads(sound)) if path.suffix == ".json" else spoiled(rng, [sound]))
+
+    def act() -> None:
+        findings = check(folder)
+        assert all(finding.what and finding.remedy for finding in findings)
+        if has_errors(findings):
+            raise Refused(*findings)
+
+    try:
+        return judged(act)
+    finally:
+        path.write_bytes(sound)

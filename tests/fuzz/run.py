@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.mutate import numbers
+from tests.fuzz.scratch import clean
 
 ROOT = Path(__file__).parents[2]
 HANG_SECONDS, SLOW_SECONDS = 2.0, 0.1
@@ -83,6 +84,7 @@ def paths() -> dict[str, Any]:
         "tokenizer": config.tokenizer,
         "safetensors": config.safetensors,
         "nemo": config.nemo_archive,
+        "check": config.checked,
     }
 
 
@@ -139,7 +141,10 @@ def _apart(path: str, first: int, last: int, seconds: float) -> Report:
     here, there = context.Pipe(duplex=False)
 
     def work() -> None:
-        there.send(tried(path, first, last, seconds, current))
+        try:
+            there.send(tried(path, first, last, seconds, current))
+        finally:
+            clean()
 
     process = context.Process(target=work)
     process.start()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import random
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import cache
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import av
@@ -26,6 +24,7 @@ from videos import ENCODED, VideoReader
 
 from tests import hostile
 from tests.fuzz.mutate import spoiled
+from tests.fuzz.scratch import scratch
 from tests.unit import serving
 from tests.unit.serving import RequestFailed
 
@@ -97,7 +96,8 @@ def data_uri(rng: random.Random) -> str:
 
 @cache
 def step() -> Any:
-    folder = Path(tempfile.mkdtemp(prefix="fuzz_step_"))
+    folder = scratch() / "step"
+    folder.mkdir()
     return serving.load_step("preprocessing", folder, settings())
 
 

@@ -22,8 +22,8 @@ from tests.fuzz.run import paths, tried
 from tests.unit import serving
 from tests.unit.serving import RequestFailed, refusal, run, words
 
-INPUTS = int(os.environ.get("FUZZ_INPUTS", "400"))
-SLOW = {"nemo": 4, "engine": 2, "tokenizer": 2}  # how many times longer an input of these takes
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "200"))
+SLOW = {"nemo": 4, "engine": 2, "tokenizer": 2, "check": 20}  # how many times longer an input of these takes
 
 
 @pytest.fixture(autouse=True)
