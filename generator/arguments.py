@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from generator import quantization
@@ -56,6 +57,10 @@ def _gibibytes(text: str) -> int:
     return int(value * (1 << 30))
 
 
+def _mebibytes(text: str) -> int:
+    return positive(text) << 20
+
+
 def _host(text: str) -> str:
     host = text.removeprefix("http://").removeprefix("https://")
     if not host or any(c in host for c in "/@?#\\ "):
@@ -101,6 +106,10 @@ def generation(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--streaming", action="store_true", help="decoupled LLM, and the streaming front model")
     what.add_argument("--kv-cache-reuse", action="store_true", help="share KV blocks between equal prompts")
+    what.add_argument("--client-cache-ids", action="store_true", help="let clients keep their KV blocks apart")
+    what.add_argument(
+        "--vision-cache", type=_mebibytes, metavar="MIB", help="keep the rows of recent images, on each vision GPU"
+    )
     what.add_argument(
         "--pixels",
         choices=("float", "uint8"),
@@ -203,3 +212,64 @@ def vision_build(parser: argparse.ArgumentParser) -> None:
         "--optimization-level", type=int, choices=range(6), help="TensorRT's: lower builds faster (default: its own)"
     )
     parser.add_argument("--json", action="store_true")
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    sizes = []
+    for part in text.split(","):
+        width, sign, height = part.partition("x")
+        if not sign or not (width.isdecimal() and height.isdecimal()) or 0 in (int(width), int(height)):
+            raise argparse.ArgumentTypeError(f"must be sizes like 640x480,1920x1080, not {text!r}")
+        sizes.append((int(width), int(height)))
+    return tuple(sizes)
+
+
+def _numbers(least: int) -> Callable[[str], tuple[int, ...]]:
+    def numbers(text: str) -> tuple[int, ...]:
+        parts = text.split(",")
+        if not all(part.isascii() and part.isdigit() and int(part) >= least for part in parts):
+            raise argparse.ArgumentTypeError(f"must be numbers of at least {least} like 1,4,16, not {text!r}")
+        return tuple(int(part) for part in parts)
+
+    return numbers
+
+
+def bench(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gen-repo bench`."""
+    parser.add_argument("repository", metavar="REPO-or-URL", help="a repository, or host:port of a server's gRPC")
+    parser.add_argument("--url", metavar="HOST:PORT", help="a server that has REPO loaded (default: start one)")
+    parser.add_argument("--model", metavar="NAME", help="model to ask (default: the ensemble; with --stream the front)")
+    parser.add_argument("--stream", action="store_true", help="streamed answers: times of first and further tokens")
+    sweep = parser.add_argument_group("what to send: lists, of which every combination is measured")
+    sweep.add_argument(
+        "--concurrency", type=_numbers(1), default=(1, 4), metavar="N,...", help="clients (default: 1,4)"
+    )
+    sweep.add_argument(
+        "--image-size", type=_sizes, default=((640, 480),), metavar="WxH,...", help="pixels (default: 640x480)"
+    )
+    sweep.add_argument("--images", type=_numbers(0), default=(1,), metavar="N,...", help="per request (default: 1)")
+    sweep.add_argument(
+        "--prompt-words",
+        type=_numbers(0),
+        default=(16,),
+        metavar="N,...",
+        help="words of the text; 0: none (default: 16)",
+    )
+    sweep.add_argument(
+        "--output-tokens", type=_numbers(1), default=(16,), metavar="N,...", help="of each answer (default: 16)"
+    )
+    sweep.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="scaled and sent instead of made pictures",
+    )
+    sweep.add_argument("--video", action="append", default=[], type=Path, metavar="FILE", help="sent instead of images")
+    parser.add_argument("--requests", type=positive, default=50, metavar="N", help="measured per line (default: 50)")
+    parser.add_argument("--distinct", type=positive, default=8, metavar="N", help="different requests (default: 8)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("bench-results"), metavar="D", help="(default: bench-results)"
+    )
+    parser.add_argument("--json", action="store_true", help="print results as JSON")

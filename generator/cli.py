@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from generator import __version__
-from generator.arguments import generation, positive, vision_build
+from generator.arguments import bench, generation, positive, vision_build
 from generator.findings import EXIT_ENVIRONMENT, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, Finding, Refused, error, has_errors
 
 Command = Callable[[argparse.Namespace], int]
@@ -83,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     openai.add_argument("--port", type=positive, default=9000, help="port to listen on (default: 9000)")
     openai.add_argument("--served-model-name", metavar="NAME", help="what clients call the model (default: variant)")
     openai.set_defaults(run=_openai)
+
+    benchmark = commands.add_parser("bench", help="load a server with perf_analyzer, step by step times")
+    bench(benchmark)
+    benchmark.set_defaults(run=_bench)
     return parser
 
 
@@ -120,6 +124,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
         streaming=arguments.streaming,
         kv_cache_reuse=arguments.kv_cache_reuse,
+        client_cache_ids=arguments.client_cache_ids,
+        vision_cache=arguments.vision_cache,
         pixels=arguments.pixels,
         tokenizer=arguments.tokenizer,
         frame_order=arguments.frame_order,
@@ -279,6 +285,38 @@ def _openai(arguments: argparse.Namespace) -> int:
     except server.ServerError as problem:
         found = error("openai", problem.message, arguments.repository, problem.remedy)
         raise Refused(found, exit_code=EXIT_ENVIRONMENT) from None
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from generator import server
+    from generator.bench import command
+    from generator.bench.points import sweep
+
+    sizes = (None,) if arguments.video else arguments.image_size
+    lists = (sizes, arguments.images, arguments.prompt_words, arguments.output_tokens, arguments.concurrency)
+    plan = command.Bench(
+        arguments.repository,
+        arguments.output,
+        tuple(sweep(*lists)),
+        url=arguments.url,
+        model=arguments.model,
+        stream=arguments.stream,
+        images=tuple(arguments.image),
+        videos=tuple(arguments.video),
+        requests=arguments.requests,
+        distinct=arguments.distinct,
+    )
+    try:
+        result, found = command.run(plan, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    except server.ServerError as problem:
+        failed = error("bench", problem.message, arguments.repository, problem.remedy)
+        raise Refused(failed, exit_code=EXIT_ENVIRONMENT) from None
+    if arguments.json:
+        print(json.dumps({**result, "findings": [finding.as_dict() for finding in found]}, indent=2))
+    else:
+        _print(found)
+        command.show(result, plan)
+    return EXIT_OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:

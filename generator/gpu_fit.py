@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from generator.findings import Finding, error, warning
-from generator.memory import MemoryPlan, human
+from generator.memory import MIB, MemoryPlan, entry_rows, human
 from generator.plan import Plan
 
 KV_FRACTION = 0.9  # the backend's own default, and never exceeded here
@@ -23,6 +23,17 @@ def kv_fraction(memory: MemoryPlan, total: int, *, vision_beside_llm: bool) -> f
     if rest <= 0:
         return 0.0
     return min(KV_FRACTION, math.floor(100 * rest / free) / 100)
+
+
+def vision_cache(plan: Plan) -> list[Finding]:
+    """A finding when --vision-cache cannot hold the rows of one image."""
+    needed = entry_rows(plan)
+    if not 0 < plan.vision_cache < needed:
+        return []
+    kept = f"the rows of one {plan.spec.media.noun} take {needed} bytes"
+    what = f"a cache of {human(plan.vision_cache)} keeps nothing: {kept}"
+    remedy = f"give at least --vision-cache {-(-needed // MIB)}, or leave it out"
+    return [error("vision-cache", what, "--vision-cache", remedy)]
 
 
 def check(plan: Plan, memory: MemoryPlan) -> list[Finding]:

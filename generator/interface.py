@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from generator import routes
 from generator.contract import Tensor, with_types
-from generator.plan import FRONT, TRITON_TYPE, Plan
+from generator.plan import FRONT, LLM_RESPONSES, TRITON_TYPE, Plan
 
 # Public tensors that the official ensemble does not have; see the README for their meaning.
 ADDED_INPUTS = (
@@ -18,6 +18,7 @@ ADDED_INPUTS = (
     Tensor("video_encoded_input", "STRING", (-1,), optional=True),
     Tensor("apply_chat_template", "BOOL", (1,), optional=True),
 )
+CACHE_SALT = Tensor("cache_salt", "STRING", (1,), optional=True)  # with --client-cache-ids
 
 # Public name -> LLM input, for values that need no preparation.
 DIRECT = {
@@ -113,7 +114,7 @@ def public_inputs(plan: Plan) -> tuple[Tensor, ...]:
     official = [t for t in with_types(plan.contract.public_inputs, llm_types(plan)) if t.name not in NOT_PUBLIC]
     relaxed = [replace(t, optional=t.name != "text_input" or not plan.spec.prompt.text) for t in official]
     widened = [_any_size(t) if t.name in ("image_input", "image_url_input") else t for t in relaxed]
-    return (*widened, *ADDED_INPUTS)
+    return (*widened, *ADDED_INPUTS, *((CACHE_SALT,) if plan.client_cache_ids else ()))
 
 
 def _any_size(tensor: Tensor) -> Tensor:
@@ -154,8 +155,7 @@ def preprocessing(plan: Plan) -> Model:
     ]
     if "prompt_table_extra_ids" in known:
         produced.append("prompt_table_extra_ids")
-    # A producer shows what crosses the wire; the reshape to a scalar is the consumer's.
-    to_llm = tuple(replace(known[name], optional=False, reshape=None, ragged=False) for name in produced)
+    to_llm = tuple(replace(plain(known[name]), optional=False) for name in produced)
     return Model("preprocessing", plan.names["preprocessing"], inputs, (*_vision_inputs(plan, ragged=False), *to_llm))
 
 
@@ -190,15 +190,62 @@ def ensemble(plan: Plan) -> Model:
 
 
 def front(plan: Plan) -> Model:
-    """The decoupled front: the ensemble's public face over the same steps."""
-    return Model(FRONT, plan.names[FRONT], public_inputs(plan), public_outputs(plan))
+    """The decoupled front: the ensemble's public face over the same steps, and the way back of the LLM's outputs.
+
+    A request holds the one or the other: all inputs are optional for Triton.
+    """
+    back = (replace(plain(t), name=f"_{t.name}") for t in returned(plan))
+    inputs = tuple(replace(t, optional=True) for t in (*public_inputs(plan), *back))
+    return Model(FRONT, plan.names[FRONT], inputs, public_outputs(plan))
+
+
+def returned(plan: Plan) -> tuple[Tensor, ...]:
+    """The LLM's outputs that the front needs of each of its responses; it numbers rows itself."""
+    passed = {t.name for t in public_outputs(plan) if t.name in PASSED_ON} - {"batch_index"}
+    needed = {t.name for t in postprocessing(plan).inputs} | passed
+    return tuple(t for t in llm(plan).outputs if t.name in needed)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """What crosses the wire; a reshape or a ragged batch is the consumer's."""
+    return replace(tensor, reshape=None, ragged=False)
+
+
+def llm_responses(plan: Plan) -> Model:
+    """The ensemble that sends each response of the LLM to the front; its output is never sent."""
+    inputs = tuple(plain(t) for t in llm(plan).inputs if t.name in _fed(plan))
+    unsent = tuple(t for t in public_outputs(plan) if t.name == "text_output")
+    return Model(LLM_RESPONSES, plan.names[LLM_RESPONSES], inputs, unsent)
+
+
+def _fed(plan: Plan) -> set[str]:
+    """The LLM's inputs that a request fills: what preprocessing and the vision step make, and the client's own."""
+    made = (*preprocessing(plan).outputs, *vision_encoder(plan).outputs)
+    return {t.name for t in made} | set(DIRECT.values())
 
 
 def models(plan: Plan) -> dict[str, Model]:
     """All models of the repository by role."""
     made = (ensemble, preprocessing, vision_encoder, llm, postprocessing)
     found = {model.role: model for model in (make(plan) for make in made)}
-    return found | ({FRONT: front(plan)} if plan.streaming else {})
+    return found | ({FRONT: front(plan), LLM_RESPONSES: llm_responses(plan)} if plan.streaming else {})
+
+
+def _internal(tensors: tuple[Tensor, ...]) -> tuple[Link, ...]:
+    return tuple(Link(t.name, f"_{t.name}") for t in tensors)
+
+
+def llm_responses_steps(plan: Plan) -> tuple[EnsembleStep, ...]:
+    back = returned(plan)
+    fed = tuple(Link(t.name, t.name) for t in llm_responses(plan).inputs)
+    return (
+        EnsembleStep(plan.names["tensorrt_llm"], fed, _internal(back)),
+        EnsembleStep(
+            plan.names[FRONT],
+            tuple(Link(f"_{t.name}", f"_{t.name}") for t in back),
+            (Link("text_output", "text_output"),),
+        ),
+    )
 
 
 def ensemble_steps(plan: Plan) -> tuple[EnsembleStep, ...]:
@@ -207,21 +254,18 @@ def ensemble_steps(plan: Plan) -> tuple[EnsembleStep, ...]:
     pre, vision, llm_step, post = (
         parts[role] for role in ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
     )
-    made = {t.name for t in pre.outputs} | {t.name for t in vision.outputs}
+    made = _fed(plan) - set(DIRECT.values())
     llm_inputs = [Link(t.name, f"_{t.name}") for t in llm_step.inputs if t.name in made]
     llm_inputs += [Link(inner, public) for public, inner in DIRECT.items()]
     passed = [t.name for t in public_outputs(plan) if t.name in PASSED_ON]
 
-    def internal(tensors: tuple[Tensor, ...]) -> tuple[Link, ...]:
-        return tuple(Link(t.name, f"_{t.name}") for t in tensors)
-
     return (
-        EnsembleStep(pre.name, tuple(Link(t.name, t.name) for t in pre.inputs), internal(pre.outputs)),
-        EnsembleStep(vision.name, internal(vision.inputs), internal(vision.outputs)),
+        EnsembleStep(pre.name, tuple(Link(t.name, t.name) for t in pre.inputs), _internal(pre.outputs)),
+        EnsembleStep(vision.name, _internal(vision.inputs), _internal(vision.outputs)),
         EnsembleStep(
             llm_step.name,
             tuple(llm_inputs),
-            (*internal(post.inputs), *(Link(name, name) for name in passed)),
+            (*_internal(post.inputs), *(Link(name, name) for name in passed)),
         ),
-        EnsembleStep(post.name, internal(post.inputs), tuple(Link(t.name, t.name) for t in post.outputs)),
+        EnsembleStep(post.name, _internal(post.inputs), tuple(Link(t.name, t.name) for t in post.outputs)),
     )

@@ -76,6 +76,7 @@ def machine(plan: Plan) -> dict[str, Any]:
         "kv_fraction": float(fraction) if fraction and plan.route.paged_kv_cache else None,
         "shm_bytes": memory.shm_bytes,
         "host_bytes": memory.host_bytes,
+        "python_threads": plan.front_pool if plan.streaming else None,
         "llm_engine": plan.paths.llm_engine if plan.runtime == "trtllm" else None,
     }
 

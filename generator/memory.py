@@ -219,12 +219,18 @@ def _vision_activations(plan: Plan) -> Term:
     return Term("vision activations", images * tower.tokens * a_token * each, how)
 
 
+def entry_rows(plan: Plan) -> int:
+    """Bytes of the rows of one entry of the vision engine's input, the largest there is."""
+    return plan.rows_per_image * plan.hidden_size * DTYPE_BYTES[plan.llm_dtype]
+
+
 def _vision(plan: Plan) -> tuple[Term, ...]:
     entries, each = plan.entries_per_call, DTYPE_BYTES[plan.vision_dtype]
-    rows = entries * plan.rows_per_image * plan.hidden_size * DTYPE_BYTES[plan.llm_dtype]
+    rows = entries * entry_rows(plan)
     pixels = entries * plan.entry_elements * each
     how = f"{entries} x {plan.entry_elements} pixel values x {each} bytes, and their rows twice"
-    return _vision_weights(plan), _vision_activations(plan), Term("vision buffers", pixels + 2 * rows, how)
+    terms = _vision_weights(plan), _vision_activations(plan), Term("vision buffers", pixels + 2 * rows, how)
+    return (*terms, Term("vision cache", plan.vision_cache, "--vision-cache")) if plan.vision_cache else terms
 
 
 def _pool(plan: Plan, pool: int) -> Term:

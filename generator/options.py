@@ -13,7 +13,8 @@ PixelForm = Literal["float", "uint8"]
 
 @dataclass(frozen=True)
 class Options:
-    """Options of one generation; None means that the user did not say. `gpu_memory` is in bytes of one GPU."""
+    """Options of one generation; None means that the user did not say. `gpu_memory` and
+    `vision_cache` are in bytes of one GPU."""
 
     model: str
     hf_model_dir: Path | None = None
@@ -34,6 +35,8 @@ class Options:
     max_tokens: int | None = None
     streaming: bool = False
     kv_cache_reuse: bool = False
+    client_cache_ids: bool = False
+    vision_cache: int | None = None
     pixels: PixelForm | None = None
     tokenizer: Literal["hf", "checkpoint"] = "hf"
     frame_order: Literal["rgb", "bgr"] | None = None
@@ -70,6 +73,8 @@ class Options:
             "max_images": self.max_images,
             "frame_order": self.frame_order,
             "max_tokens": self.max_tokens,
+            "client_cache_ids": self.client_cache_ids,
+            "vision_cache": self.vision_cache,
             "pixels": self.pixels,
             "name": self.name,
             "limits": dict(self.limits),
@@ -96,6 +101,7 @@ class Options:
             "--tokenizer": self.tokenizer if self.tokenizer != "hf" else None,
             "--frame-order": self.frame_order,
             "--pixels": self.pixels,
+            "--vision-cache": self.vision_cache and self.vision_cache >> 20,
             "--name": self.name,
             "--launch-mode": self.launch_mode if self.launch_mode != "leader" else None,
             "--nodes": self.nodes if self.nodes != 1 else None,
@@ -108,6 +114,7 @@ class Options:
         words += ["--streaming"] * self.streaming + ["--kv-cache-reuse"] * self.kv_cache_reuse
         for limit, most in self.limits:
             words += ["--limit", f"{limit}={most}"]
+        words += ["--client-cache-ids"] * self.client_cache_ids
         for host in self.image_hosts:
             words += ["--image-host", host]
         for step, parameter, value in self.set:

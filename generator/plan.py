@@ -19,6 +19,9 @@ from generator.spec import Conversation, ModelSpec, PixelSpec, Tokens, Variant
 TRITON_TYPE = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}
 ROLES = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
 FRONT = "tensorrt_llm_bls"
+FRONT_ROWS = 64  # that the front has in the LLM at once
+FRONT_SPARE = 8  # threads of the server for its responses and for its calls of other steps
+LLM_RESPONSES = "llm_responses"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Plan:
         names: Triton model name per role, "ensemble" and the front included.
         llm_dtype, vision_dtype: torch names ("float16", ...); the table crosses in the LLM's.
         pixel_form: "float": pixels cross normalised, in vision_dtype; "uint8": as levels, channels last.
+        client_cache_ids: whether clients may keep their KV blocks apart.
+        vision_cache: bytes of the rows that one instance of the vision step keeps.
         vision_batch: images in one engine call at most, None = the engine's profile says it at load time.
         quantization: of the LLM, as --quantization calls it or, where that has no word, as the engine does.
         launch: processes, nodes and GPUs. sizes: what the memory plan is computed from. deploy: None = no manifests.
@@ -57,6 +62,8 @@ class Plan:
     route: Route
     streaming: bool
     kv_cache_reuse: bool
+    client_cache_ids: bool
+    vision_cache: int
     names: dict[str, str]
     limits: Limits
     vocab_size: int
@@ -92,13 +99,18 @@ class Plan:
         return self.contract.release
 
     @property
+    def front_pool(self) -> int:
+        """Threads of Triton's python backend that the front needs: thread-pool-size, 32 unless given."""
+        return FRONT_ROWS + FRONT_SPARE
+
+    @property
     def world_size(self) -> int:
         return self.tp * self.pp
 
     @property
     def roles(self) -> tuple[str, ...]:
         """Roles of all models in the repository, the ensemble first."""
-        return ("ensemble", *ROLES, FRONT) if self.streaming else ("ensemble", *ROLES)
+        return ("ensemble", *ROLES, FRONT, LLM_RESPONSES) if self.streaming else ("ensemble", *ROLES)
 
     @property
     def entry_shape(self) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ from generator import (
 from generator.facts.gather import Facts
 from generator.findings import Finding, error, warning
 from generator.options import Options
-from generator.plan import FRONT, ROLES, TRITON_TYPE, Paths, Plan
+from generator.plan import FRONT, LLM_RESPONSES, ROLES, TRITON_TYPE, Paths, Plan
 from generator.routes import ROUTES, Route
 from generator.spec import ModelSpec, Variant
 
@@ -57,8 +57,8 @@ def route_of(options: Options, spec: ModelSpec, release: str) -> tuple[Route, li
 
 def _names(prefix: str | None) -> dict[str, str]:
     if prefix is None:
-        return {role: role for role in ("ensemble", *ROLES, FRONT)}
-    return {"ensemble": prefix} | {role: f"{prefix}_{role}" for role in (*ROLES, FRONT)}
+        return {role: role for role in ("ensemble", *ROLES, FRONT, LLM_RESPONSES)}
+    return {"ensemble": prefix} | {role: f"{prefix}_{role}" for role in (*ROLES, FRONT, LLM_RESPONSES)}
 
 
 def map_path(path: Path, mapping: tuple[tuple[str, str], ...]) -> str:
@@ -207,6 +207,8 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         route=route,
         streaming=options.streaming,
         kv_cache_reuse=options.kv_cache_reuse,
+        client_cache_ids=options.client_cache_ids,
+        vision_cache=options.vision_cache or 0,
         names=_names(options.name),
         limits=decided,
         vocab_size=vocab_size,
@@ -246,5 +248,5 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         repeated_options=options.words(),
         missing=tuple(missing),
     )
-    findings += gpu_fit.check(plan, memory.make(plan)) + deploy.check(plan)
+    findings += gpu_fit.check(plan, memory.make(plan)) + gpu_fit.vision_cache(plan) + deploy.check(plan)
     return _with_kv_fraction(plan, options), findings

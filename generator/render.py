@@ -19,7 +19,7 @@ import jinja2
 
 from generator import deploy, interface, memory, settings
 from generator.build import build_plan
-from generator.plan import FRONT, Plan
+from generator.plan import FRONT, LLM_RESPONSES, Plan
 
 Files = dict[str, bytes]
 SettingsOf = Callable[[Plan], dict[str, Any]]
@@ -87,15 +87,22 @@ def imported_modules(start: Iterable[Path], folders: tuple[Path, ...]) -> list[P
         if path.name in found:
             continue
         found[path.name] = path
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            names: list[str] = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                names = [node.module]
-            candidates = [folder / f"{name}.py" for name in names for folder in folders]
-            queue.extend(path for path in candidates if path.is_file())
+        names = _imported_names(path.read_text("utf-8"))
+        candidates = [folder / f"{name}.py" for name in names for folder in folders]
+        queue.extend(path for path in candidates if path.is_file())
     return [found[name] for name in sorted(found)]
+
+
+@functools.cache  # most modules go into several steps, and parsing them took two thirds of a generation
+def _imported_names(source: str) -> tuple[str, ...]:
+    """Modules that `source` imports by their bare names, wherever in it."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.append(node.module)
+    return tuple(names)
 
 
 def chosen_modules(values: dict[str, Any]) -> list[str]:
@@ -109,7 +116,8 @@ def _step_files(env: jinja2.Environment, root: Path, plan: Plan, role: str) -> F
     source = f"{plan.runtime}/{role}" if role in RUNTIME_ROLES else role
     if source == "trtllm/tensorrt_llm":
         source = f"trtllm/{plan.route.step}"
-    context = {"plan": plan, "model": interface.models(plan)[role], "steps": interface.ensemble_steps(plan)}
+    wiring = interface.llm_responses_steps if role == LLM_RESPONSES else interface.ensemble_steps
+    context = {"plan": plan, "model": interface.models(plan)[role], "steps": wiring(plan)}
     files: Files = {"config.pbtxt": env.get_template(f"{source}/config.pbtxt.jinja").render(context).encode()}
     code = root / source / "1"
     if (code / "model.py").is_file():

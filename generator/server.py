@@ -78,6 +78,7 @@ def command(
         "--exit-on-error=true",
         f"--exit-timeout-secs={exit_timeout}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        *_python_threads(repository),
         f"--http-address={address}",
         f"--grpc-address={address}",
         f"--metrics-address={address}",
@@ -242,6 +243,15 @@ def _from_wheel(scratch: Path) -> tuple[str, list[str], dict[str, str]]:
         f"--cache-directory={package / 'tritonserver' / 'caches'}",
     ]
     return str(package / "tritonserver" / "bin" / "tritonserver"), options, environment
+
+
+def _python_threads(repository: Path) -> list[str]:
+    """The size of the python backend's thread pool, where the repository's front needs more than the default."""
+    from generator import manifest
+
+    machine = (manifest.read(repository) or {}).get("machine", {})
+    number = machine.get("python_threads")
+    return [f"--backend-config=python,thread-pool-size={number}"] if number else []
 
 
 def _free_ports(wanted: Sequence[int], address: str) -> list[int]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from generator import interface
-from generator.plan import FRONT, ROLES, Plan
+from generator import interface, memory
+from generator.plan import FRONT_ROWS, LLM_RESPONSES, ROLES, Plan
 from generator.routes import TABLE
 
-FRONT_THREADS = 64
 NUMBERS = {"bfloat16": "bfloat16"}  # dtype of pixels that numpy lacks -> the module that has it
 FONT_FILE = "header_font.ttf"
 
@@ -63,6 +62,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "min_tokens": plan.contract.min_tokens,
             "seed": plan.contract.seed,
             "extra_ids": "prompt_table_extra_ids" in plan.contract.inputs,
+            "client_cache_ids": plan.client_cache_ids,
         },
         "limits": {
             "max_images": limits.max_images,
@@ -101,21 +101,21 @@ def chat(plan: Plan) -> dict[str, Any]:
 def front(plan: Plan) -> dict[str, Any]:
     parts = interface.models(plan)
     texts = [t.name for t in parts["postprocessing"].outputs]
-    passed = [t.name for t in parts[FRONT].outputs if t.name not in texts]
     return {
         "model": plan.variant.name,
         "tokenizer": _decoding_tokenizer(plan),
         "skip_special_tokens": True,
         "steps": {role: plan.names[role] for role in ROLES},
         "preprocessing_inputs": [t.name for t in parts["preprocessing"].inputs],
+        "required_inputs": [t.name for t in interface.public_inputs(plan) if not t.optional],
         "preprocessing_outputs": [t.name for t in parts["preprocessing"].outputs],
         "vision_outputs": [t.name for t in parts["vision_encoder"].outputs],
         "llm_inputs": dict(interface.DIRECT),
-        "llm_outputs": ["output_ids", "sequence_length", *(n for n in passed if n != "batch_index")],
+        "llm_responses": plan.names[LLM_RESPONSES],
+        "returned": {f"_{t.name}": t.name for t in interface.returned(plan)},
         "texts": texts,
-        "max_threads": FRONT_THREADS,
+        "max_threads": FRONT_ROWS,
         "poll_seconds": 0.01,
-        "silence_seconds": 60.0,
     }
 
 
@@ -127,7 +127,15 @@ def _vision_numbers(plan: Plan) -> dict[str, Any]:
         "hidden_size": plan.hidden_size,
         "image_shape": list(plan.entry_shape),
         "output": plan.spec.carries,
+        **_cache(plan),
     }
+
+
+def _cache(plan: Plan) -> dict[str, Any]:
+    """What the vision step keeps rows in; nothing where it keeps none."""
+    if not plan.vision_cache:
+        return {}
+    return {"cache": {"module": "row_cache", "bytes": plan.vision_cache, "entry_bytes": memory.entry_rows(plan)}}
 
 
 def torch_vision_encoder(plan: Plan) -> dict[str, Any]:

@@ -23,7 +23,7 @@ DIRECT = (
     "test_prompt", "test_images", "test_fetch", "test_pixels", "test_preprocessing", "test_postprocessing",
     "test_flattened_patches", "test_table_text",
 )  # fmt: skip
-PACKAGES = ("numpy>=2", "pillow", "tokenizers", "pytest", "hypothesis")
+PACKAGES = ("numpy>=2", "pillow", "tokenizers", "pytest", "hypothesis", "trustme")
 
 
 @pytest.mark.parametrize("model", sorted(p.name for p in ROOT.iterdir()))

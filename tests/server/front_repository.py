@@ -157,15 +157,40 @@ FROM_LLM = {"output_ids": "INT32 -1,-1", "sequence_length": "INT32 -1"}
 EXTRA = {"cum_log_probs": "FP32 -1"}
 
 
+def llm_responses(folder: Path, inputs: dict[str, str], optional: set[str], returned: dict[str, str]) -> None:
+    """The ensemble that sends what the LLM answers to the front."""
+
+    def links(kind: str, names: dict[str, str]) -> str:
+        return " ".join(f'{kind}_map {{key: "{name}" value: "{value}"}}' for name, value in names.items())
+
+    to_llm = links("input", {name: name for name in inputs})
+    from_llm = links("output", {name.removeprefix("_"): name for name in returned})
+    to_front = links("input", {name: name for name in returned})
+    steps = (
+        f'{{model_name: "tensorrt_llm" model_version: -1 {to_llm} {from_llm}}},'
+        f'{{model_name: "{FRONT}" model_version: -1 {to_front} {links("output", {"text_output": "text_output"})}}}'
+    )
+    head = 'name: "llm_responses" platform: "ensemble" max_batch_size: 8'
+    text = "\n".join([head, tensors(inputs, {"text_output": "STRING -1"}, optional)])
+    (folder / "llm_responses" / "1").mkdir(parents=True)
+    (folder / "llm_responses" / "config.pbtxt").write_text(f"{text}\nensemble_scheduling {{step [{steps}]}}")
+
+
 def config(name: str, inputs: dict[str, str], outputs: dict[str, str], optional: set[str], *, decoupled: bool) -> str:
-    """A config.pbtxt; tensors are 'TYPE dims', [1] without dims."""
-    lines = [f'name: "{name}" backend: "python" max_batch_size: 8 instance_group [{{kind: KIND_CPU count: 1}}]']
+    """The config.pbtxt of a Python model."""
+    head = f'name: "{name}" backend: "python" max_batch_size: 8 instance_group [{{kind: KIND_CPU count: 1}}]'
+    policy = f"model_transaction_policy {{decoupled: {str(decoupled).lower()}}}"
+    return "\n".join([head, tensors(inputs, outputs, optional), policy])
+
+
+def tensors(inputs: dict[str, str], outputs: dict[str, str], optional: set[str]) -> str:
+    """Inputs and outputs of a config; tensors are 'TYPE dims', [1] without dims."""
+    lines = []
     for kind, tensors in (("input", inputs), ("output", outputs)):
         for tensor, what in tensors.items():
             data_type, dims = (what + " 1").split()[:2]
             extra = " optional: true" if kind == "input" and tensor in optional else ""
             lines.append(f'{kind} [{{name: "{tensor}" data_type: TYPE_{data_type} dims: [{dims}]{extra}}}]')
-    lines.append(f"model_transaction_policy {{decoupled: {str(decoupled).lower()}}}")
     return "\n".join(lines)
 
 
@@ -195,6 +220,7 @@ def build(folder: Path, table: str) -> Path:
         *llm_sampling,
     }
     text = {"text_output": "STRING -1"}
+    returned = {f"_{name}": kind for name, kind in (FROM_LLM | EXTRA).items()}
     steps: dict[str, tuple[str, dict[str, str], dict[str, str], set[str], bool]] = {
         "preprocessing": (PREPROCESSING, PUBLIC, TO_VISION | TO_LLM, all_optional, False),
         "vision_encoder": (
@@ -206,8 +232,9 @@ def build(folder: Path, table: str) -> Path:
         ),
         "tensorrt_llm": (LLM, llm_inputs, FROM_LLM | EXTRA, llm_optional, True),
         "postprocessing": (POSTPROCESSING, FROM_LLM, text, set(), False),
-        FRONT: ("", public, text | {"batch_index": "INT32"} | EXTRA, all_optional, True),
+        FRONT: ("", public | returned, text | {"batch_index": "INT32"} | EXTRA, set(public | returned), True),
     }
+    llm_responses(folder, {name: kind for name, kind in llm_inputs.items() if name != "stop"}, llm_optional, returned)
     for name, (code, inputs, outputs, optional, decoupled) in steps.items():
         version = folder / name / "1"
         version.mkdir(parents=True)
@@ -219,19 +246,21 @@ def build(folder: Path, table: str) -> Path:
     front = folder / FRONT / "1"
     for source in (TEMPLATES / FRONT / "1").glob("*.py"):
         shutil.copy(source, front)
+    shutil.copy(TEMPLATES / "shared/metrics.py", front)
     settings = {
         "model": "stand-in",
         "tokenizer": {"module": "tokenizers_text", "file": "tokenizer.json", "dropped_ids": []},
         "steps": {name: name for name in FAIL},
+        "required_inputs": ["text_input"],
         "preprocessing_inputs": list(PUBLIC),
         "preprocessing_outputs": [*TO_VISION, *TO_LLM],
         "llm_inputs": SAMPLING,
-        "llm_outputs": [*FROM_LLM, *EXTRA],
+        "llm_responses": "llm_responses",
+        "returned": {f"_{name}": name for name in FROM_LLM | EXTRA},
         "vision_outputs": ["prompt_embedding_table"],
         "texts": ["text_output"],
         "max_threads": THREADS,
         "poll_seconds": 0.01,
-        "silence_seconds": 1.0,
     }
     (front / "settings.json").write_text(json.dumps(settings))
     return folder

@@ -208,6 +208,25 @@ STORIES = [
         "kv-cache-reuse",
         ("0.12.0", "0.13.0"),
     ),
+    Story(
+        "reuse on a route that does not tell images apart",
+        arguments("--kv-cache-reuse"),
+        "kv-cache-reuse",
+        ("prompt_table", "python_executor"),
+        model="cogvlm",
+    ),
+    Story(
+        "cache ids of clients without reuse",
+        arguments("--client-cache-ids"),
+        "client-cache-ids",
+        ("--kv-cache-reuse",),
+    ),
+    Story(
+        "a cache of rows that holds none",
+        arguments("--vision-cache", "4"),
+        "vision-cache",
+        ("4.0 MiB", "4718592 bytes", "--vision-cache 5"),
+    ),
     Story("unknown parameter", arguments("--set", "tensorrt_llm.kv_cache=1"), "unknown-set", ("'kv_cache'",)),
     Story(
         "bad parameter value",

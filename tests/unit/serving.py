@@ -109,7 +109,7 @@ def settings(*, image_token: bool = True, **changes: Any) -> Any:
         "media": {"module": "images", "needed": "an image", "input": "image_encoded_input", "noun": "image"},
         "rows_per_image": ROWS,
         "constant_rows": 0,
-        "release": {"min_tokens": "min_length", "seed": "random_seed", "extra_ids": True},
+        "release": {"min_tokens": "min_length", "seed": "random_seed", "extra_ids": True, "client_cache_ids": False},
         "limits": {
             "max_images": 4,
             "max_batch": 8,

@@ -86,6 +86,14 @@ def test_engines_are_weighed(tmp_path: Path) -> None:
     assert {term.name for term in make(plan).shm} >= {"MPI and NCCL"}
 
 
+@pytest.mark.parametrize("runtime", ["trtllm", "torch"])
+def test_the_cache_of_rows_is_memory_of_the_vision_gpu(runtime: str) -> None:
+    plain, more = make(plan_of(runtime=runtime)), make(plan_of(runtime=runtime, vision_cache=300 << 20))
+    on_gpu = runtime == "trtllm"
+    assert more.vision_bytes - plain.vision_bytes == (300 << 20) * on_gpu
+    assert more.gpu_bytes - plain.gpu_bytes == (300 << 20) * on_gpu
+
+
 def test_few_kv_heads_are_copied_to_every_rank_and_fp8_halves_them(tmp_path: Path) -> None:
     shape = {"num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 14336, "num_key_value_heads": 2}
     quantized = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}

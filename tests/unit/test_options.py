@@ -15,6 +15,8 @@ TRTLLM_ONLY = {"runtime"}  # the script exists for one runtime
 VALUES: dict[str, Any] = {
     "streaming": True,
     "kv_cache_reuse": True,
+    "client_cache_ids": True,
+    "vision_cache": 64 << 20,
     "tp": 2,
     "pp": 2,
     "tokenizer": "checkpoint",

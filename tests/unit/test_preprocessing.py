@@ -57,6 +57,17 @@ def test_text_only(step: Any) -> None:
     assert not got["prompt_table_extra_ids"].any() and (got["input_ids"] < VOCAB_SIZE).all()
 
 
+def test_cache_ids_of_clients_count_only_where_the_repository_was_made_for_them(tmp_path: Path) -> None:
+    def ids(step: Any, **more: Any) -> list[int]:
+        extra = run(step, text_input=texts("a"), image_encoded_input=words([file(1)]), **more)["prompt_table_extra_ids"]
+        return [int(value) for value in extra[0]]
+
+    said = [{"prompt_table_extra_id": np.array([[7]], np.uint64)}, {"cache_salt": words(["tenant"])}]
+    own = {flag: load(tmp_path, release={"client_cache_ids": flag}) for flag in (False, True)}
+    assert all(ids(own[False], **more) == ids(own[False]) for more in said)
+    assert len({tuple(ids(own[True], **more)) for more in [{}, *said, said[0] | said[1]]}) == 4
+
+
 def test_names_of_a_later_release(tmp_path: Path) -> None:
     later = load(tmp_path, release={"min_tokens": "min_tokens", "seed": "seed", "extra_ids": False})
     got = run(

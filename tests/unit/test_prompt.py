@@ -162,7 +162,8 @@ def test_extra_ids_tell_images_apart() -> None:
     swapped = prompts.extra_ids(prompt, [two, one])
     assert set(swapped[np.isin(ids, fake(0))].tolist()) == second, "an image has its hash wherever it stands"
     for other in (
-        prompts.extra_ids(prompt, [one, two], 7),
+        prompts.extra_ids(prompt, [one, two], b"7"),
+        prompts.extra_ids(prompt, [one.reshape(4, 3, 4), two.reshape(4, 3, 4)]),
         builder(rows_per_image=ROWS, model="b").extra_ids(prompt, [one, two]),
     ):
         assert not set(other[ids >= VOCAB_SIZE].tolist()) & (first | second)

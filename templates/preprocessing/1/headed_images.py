@@ -76,7 +76,8 @@ class HeadedReader:
         if width * (image_height + header_height) > MAX_PIXELS:
             raise RequestError(
                 f"{source.label}: {image.width}x{image.height} pixels come to {width}x{image_height + header_height} "
-                f"with the text above them, allowed are {MAX_PIXELS} in all: crop it or send a smaller one"
+                f"with the text above them, allowed are {MAX_PIXELS} in all: crop it or send a smaller one",
+                "image",
             )
         page = Image.new("RGB", (width, image_height + header_height), "white")
         page.paste(header.resize((width, header_height)), (0, 0))
@@ -86,7 +87,9 @@ class HeadedReader:
     def _header(self, text: str) -> Image.Image:
         """The text in black on white. Raises RequestError when it is too long or cannot be laid out."""
         if len(text) > MAX_CHARACTERS:
-            raise RequestError(f"text_input has {len(text)} characters, allowed are {MAX_CHARACTERS}: shorten it")
+            raise RequestError(
+                f"text_input has {len(text)} characters, allowed are {MAX_CHARACTERS}: shorten it", "limit"
+            )
         try:
             return self._drawn("\n".join(textwrap.wrap(text, LINE_CHARACTERS) or [self._default_text]))
         except (RuntimeError, ValueError, OSError):  # what Pillow and its layout engine raise

@@ -93,21 +93,24 @@ class Prompts(ABC):
         if max_tokens <= 0:
             raise RequestError(f"max_tokens is {max_tokens}: ask for at least 1")
         if max_tokens > room and self._limits["max_output_len"]:
-            raise RequestError(f"max_tokens is {max_tokens}: an answer has at most {room}, whatever the prompt")
+            raise RequestError(
+                f"max_tokens is {max_tokens}: an answer has at most {room}, whatever the prompt", "limit"
+            )
         if max_tokens > room:
             raise RequestError(
                 f"{input_len} prompt tokens and max_tokens {max_tokens} exceed max_seq_len "
-                f"{self._limits['max_seq_len']}: ask for at most {max(room, 0)} tokens or shorten the prompt"
+                f"{self._limits['max_seq_len']}: ask for at most {max(room, 0)} tokens or shorten the prompt",
+                "limit",
             )
         return max_tokens
 
-    def extra_ids(self, prompt: Prompt, pixels: Sequence[NDArray[Any]], client_id: int = 0) -> NDArray[np.uint64]:
+    def extra_ids(self, prompt: Prompt, pixels: Sequence[NDArray[Any]], salt: bytes = b"") -> NDArray[np.uint64]:
         """What tells the key-value cache one image from another: uint64 [L], 0 at text.
 
-        At the rows of an image stands a hash of its pixels, the settings and `client_id`: a client id can
-        separate clients, but never make two images look alike.
+        At the rows of an image stands a hash of its pixels, the settings and `salt`: a salt can keep clients apart,
+        but never make two images look alike.
         """
-        hashes = np.array([self._image_hash(image, client_id) for image in pixels], dtype=np.uint64)
+        hashes = np.array([self._image_hash(image, salt) for image in pixels], dtype=np.uint64)
         extra = np.zeros(len(prompt.ids), dtype=np.uint64)
         visual = prompt.owners >= 0
         extra[visual] = hashes[prompt.owners[visual]]
@@ -117,7 +120,7 @@ class Prompts(ABC):
         """Raise RequestError for more images than a prompt may have; asked before any is decoded."""
         most = self._limits["max_images"]
         if images > most:
-            raise RequestError(f"{images} {self.media['noun']}s, allowed are {most}: send fewer")
+            raise RequestError(f"{images} {self.media['noun']}s, allowed are {most}: send fewer", "limit")
 
     def check_characters(self, prompt: str) -> None:
         """Raise RequestError for a text that is too long to be worth tokenizing."""
@@ -125,7 +128,8 @@ class Prompts(ABC):
         if len(prompt) > CHARACTERS_PER_TOKEN * most:
             raise RequestError(
                 f"the prompt has {len(prompt)} characters, allowed are {CHARACTERS_PER_TOKEN * most}, more than "
-                f"max_input_len {most} tokens hold: shorten the text"
+                f"max_input_len {most} tokens hold: shorten the text",
+                "limit",
             )
 
     def _numbered(self, sequence: NDArray[np.int64], first_row: int) -> NDArray[np.int64]:
@@ -133,8 +137,9 @@ class Prompts(ABC):
         rows = np.where(sequence < 0, -1 - sequence, first_row + sequence)
         return np.where(sequence >= TOKEN, sequence - TOKEN, self._vocab_size + rows)
 
-    def _image_hash(self, pixels: NDArray[Any], client_id: int) -> int:
-        digest = hashlib.sha256(self._key + client_id.to_bytes(8, "little"))
+    def _image_hash(self, pixels: NDArray[Any], salt: bytes) -> int:
+        """64 bits, never 0, which stands for text."""
+        digest = hashlib.sha256(self._key + hashlib.sha256(salt).digest() + repr(pixels.shape).encode())
         digest.update(np.ascontiguousarray(pixels).data)
         return int.from_bytes(digest.digest()[:8], "little") or 1
 
@@ -147,7 +152,9 @@ class Prompts(ABC):
         self.check_count(len(images))
         rows, table = self.table_rows(images), self._limits["max_table_rows"]
         if rows > table:
-            raise RequestError(f"{len(images)} {noun}(s) of {rows} rows exceed the prompt table of {table}: send fewer")
+            raise RequestError(
+                f"{len(images)} {noun}(s) of {rows} rows exceed the prompt table of {table}: send fewer", "limit"
+            )
 
     def _check_length(self, prompt: Prompt, images: int) -> None:
         length, noun = len(prompt.ids), self.media["noun"]
@@ -156,7 +163,8 @@ class Prompts(ABC):
             raise RequestError(
                 f"the prompt has {length} tokens ({visual} of them for {images} {noun}(s)), "
                 f"more than max_input_len {self._limits['max_input_len']}: "
-                f"shorten the text or send fewer {noun}s"
+                f"shorten the text or send fewer {noun}s",
+                "limit",
             )
         if length == 0:
             raise RequestError("the prompt is empty: send text")

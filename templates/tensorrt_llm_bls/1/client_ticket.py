@@ -6,7 +6,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import triton_python_backend_utils as pb_utils
@@ -14,16 +13,9 @@ from bls_calls import StepError
 from tensors import failed
 
 STOP_AGAIN_SECONDS = 0.1  # a stop that overtakes its request finds nothing to stop
+READY_AGAIN_SECONDS = 0.5
 
 Stop: TypeAlias = "Callable[[str, Sequence[pb_utils.Tensor]], None]"
-
-
-@dataclass
-class Run:
-    """One row in the LLM: what a `stop` for it carries, and when it was last heard of."""
-
-    stop_inputs: Sequence[pb_utils.Tensor]
-    heard: float | None = None
 
 
 class Ticket:
@@ -43,7 +35,7 @@ class Ticket:
         self._over = False
         self._cancelled = False
         self._error: Exception | None = None
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, Sequence[pb_utils.Tensor]] = {}
         self._next_stop = 0.0
 
     @property
@@ -83,33 +75,27 @@ class Ticket:
 
     def started(self, request_id: str, stop_inputs: Sequence[pb_utils.Tensor]) -> None:
         """The LLM works on `request_id`; a `stop` for it carries `stop_inputs`."""
-        self._runs[request_id] = Run(stop_inputs)
-
-    def heard(self, request_id: str) -> None:
-        """The LLM has sent something for `request_id`."""
-        self._runs[request_id].heard = time.monotonic()
+        self._runs[request_id] = stop_inputs
 
     def ended(self, request_id: str) -> None:
         self._runs.pop(request_id, None)
 
-    def watch(self, stop: Stop, silence_seconds: float) -> None:
-        """Look whether the client has cancelled or the LLM fell silent; stop the LLM when nobody waits for it."""
+    def watch(self, stop: Stop) -> None:
+        """Look whether the client has cancelled; stop the LLM when nobody waits for it."""
         with self._lock:  # the sender must not be asked after the final flag, when the server has let go of it
             if not (self._over or self._cancelled):
                 self._cancelled = self._sender.is_cancelled()
         now = time.monotonic()
-        runs = dict(self._runs)
-        # Triton before 25.04 loses an error that follows other responses, and the row's thread waits in vain.
-        silent = any(run.heard is not None and now - run.heard > silence_seconds for run in runs.values())
-        if silent:
-            message = f"no token came for {silence_seconds:g} s after earlier ones; its log may say why"
-            self.fail(StepError("the LLM", message, pb_utils.TritonError.INTERNAL))
         if self.given_up and now >= self._next_stop:
             self._next_stop = now + STOP_AGAIN_SECONDS
-            for request_id, run in runs.items():
-                stop(request_id, run.stop_inputs)
-        if silent:
-            self.finish()
+            for request_id, stop_inputs in dict(self._runs).items():
+                stop(request_id, stop_inputs)
+
+
+class StoppingError(StepError):
+    def __init__(self) -> None:
+        message = "it is stopping, or the LLM was unloaded: send the request again when it is ready"
+        super().__init__("the server", pb_utils.TritonError(message, pb_utils.TritonError.UNAVAILABLE))
 
 
 def _error_response(error: Exception) -> pb_utils.InferenceResponse:
@@ -119,12 +105,17 @@ def _error_response(error: Exception) -> pb_utils.InferenceResponse:
 
 
 class Watch:
-    """One thread that watches every ticket, at most once per `poll_seconds`; it sleeps while there is none."""
+    """One thread that watches every ticket, at most once per `poll_seconds`; it sleeps while there is none.
 
-    def __init__(self, poll_seconds: float, silence_seconds: float, stop: Stop) -> None:
+    A server that stops takes no more requests, those that bring the LLM's responses included, and says nothing to the
+    ensemble that sends them: when `ready` says no, every answer ends with an error.
+    """
+
+    def __init__(self, poll_seconds: float, stop: Stop, ready: Callable[[], bool]) -> None:
         self._poll_seconds = poll_seconds
-        self._silence_seconds = silence_seconds
         self._stop = stop
+        self._ready = ready
+        self._next_look = 0.0
         self._tickets: set[Ticket] = set()
         self._changed = threading.Condition()
         self._closed = False
@@ -153,9 +144,20 @@ class Watch:
                 if self._closed:
                     return
                 tickets = list(self._tickets)
+            stopping = self._stopping()
             for ticket in tickets:
                 try:
-                    ticket.watch(self._stop, self._silence_seconds)
+                    ticket.watch(self._stop)
+                    if stopping:
+                        ticket.fail(StoppingError())
+                        ticket.finish()
                 except Exception:  # the watch outlives whatever happens to one request
                     pb_utils.Logger.log_error(f"watching a request failed\n{traceback.format_exc()}")
             time.sleep(self._poll_seconds)
+
+    def _stopping(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + READY_AGAIN_SECONDS
+        return not self._ready()

@@ -3,6 +3,10 @@
 An ensemble cannot decode a stream exactly, nor does a client's cancel reach the LLM behind it. This model calls the
 same steps itself: preprocessing and the vision encoder on the whole request, then the LLM once per row, so that rows
 of unequal length are never padded. One thread serves one row.
+
+The LLM's responses come back as requests: the ensemble `llm_responses` sends each of them from the LLM to this model,
+under the row's request id. So no thread waits for a response but the last (bls_calls.run_to_end says why), and an
+error that follows tokens arrives.
 """
 
 from __future__ import annotations
@@ -14,19 +18,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import metrics
 import numpy as np
 import text_tokenizer
 import triton_python_backend_utils as pb_utils
-from bls_calls import Tensors, call, call_decoupled, renamed, row_of
+from bls_calls import Tensors, call, callable_at_once, copied, renamed, row_of, run_to_end
 from client_ticket import Ticket, Watch
 from detokenize import Detokenizer, TextStream
+from row_answer import IDS, LENGTH, Arrays, RowAnswer
 from tensors import RequestError, failed
 
 VISION_INPUTS = ("pixel_values", "num_images", "num_rows")
 PER_TOKEN = ("input_ids", "prompt_table_extra_ids")  # [B, L], right padded in a batch
 REQUIRED_WITH_STOP = ("input_ids", "input_lengths", "request_output_len")
-TO_POSTPROCESSING = ("output_ids", "sequence_length")
-NOT_FOR_CLIENTS = (*TO_POSTPROCESSING, "batch_index")
+STREAMED = "tokens_streamed_total"
+COUNTERS = {STREAMED: "Tokens of streamed answers that the language model gave"}
 
 
 class TritonPythonModel:
@@ -34,24 +40,37 @@ class TritonPythonModel:
         here = Path(__file__)
         settings = json.loads(here.with_name("settings.json").read_text())
         self.steps: dict[str, str] = settings["steps"]
+        self.required_inputs: list[str] = settings["required_inputs"]
         self.preprocessing_inputs: list[str] = settings["preprocessing_inputs"]
         self.preprocessing_outputs: list[str] = settings["preprocessing_outputs"]
         self.llm_inputs: dict[str, str] = settings["llm_inputs"]
-        self.llm_outputs: list[str] = settings["llm_outputs"]
+        self.llm_responses: str = settings["llm_responses"]
+        self.returned: dict[str, str] = settings["returned"]  # an input of this model -> the LLM's output that it is
         self.vision_outputs: list[str] = settings["vision_outputs"]
         self.texts: list[str] = settings["texts"]
         tokenizer = text_tokenizer.load(here.parent, settings["tokenizer"], settings["model"])
         self.detokenizer = Detokenizer(tokenizer)
-        self.max_threads: int = settings["max_threads"]
+        self.max_threads: int = min(settings["max_threads"], callable_at_once())
         self.free_threads = self.max_threads
         self.lock = threading.Lock()
-        self.watch = Watch(settings["poll_seconds"], settings["silence_seconds"], self.stop)
+        self.metrics = metrics.Metrics(args["model_name"], COUNTERS)
+        self.metrics.add(STREAMED, 0)
+        self.metrics.flush()
+        self.answers: dict[str, RowAnswer] = {}
+        self.watch = Watch(settings["poll_seconds"], self.stop, self.ready)
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> None:
         for request in requests:
             sender = request.get_response_sender()
+            inputs = {tensor.name(): tensor for tensor in request.inputs()}
+            if any(name in inputs for name in self.returned):
+                self.take(request.request_id(), inputs)
+                sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                continue
             try:
-                inputs = {tensor.name(): tensor for tensor in request.inputs()}
+                for name in self.required_inputs:
+                    if name not in inputs:
+                        raise RequestError(f"the input {name} is missing")
                 rows = int(next(iter(inputs.values())).shape()[0])
                 self.admit(rows)
             except Exception as error:
@@ -60,6 +79,12 @@ class TritonPythonModel:
             ticket = Ticket(sender, rows, self.release)
             self.watch.add(ticket)
             start(self.serve, ticket, inputs, set(request.requested_output_names()))
+
+    def take(self, request_id: str, inputs: Tensors) -> None:
+        """One response of the LLM; nobody waits for those that come after an error, or from a stranger."""
+        if answer := self.answers.get(request_id):
+            names = self.returned.items()
+            answer.take({output: inputs[name].as_numpy().copy() for name, output in names if name in inputs})
 
     def finalize(self) -> None:
         self.watch.close()
@@ -119,43 +144,41 @@ class TritonPythonModel:
             ticket.row_done()
 
     def generate(self, ticket: Ticket, inputs: Tensors, row: int, text: TextStream | None, wanted: set[str]) -> None:
-        """Run the LLM on one row [1, ...] and send what it gives, as pieces of `text` when there is such a stream."""
-        outputs = [name for name in self.llm_outputs if name in wanted or name in TO_POSTPROCESSING]
-        request_id = uuid.uuid4().hex
+        """Run the LLM on one row [1, ...]; what it gives goes to the client, as pieces of `text` when there is such."""
+        request_id = uuid.uuid4().hex  # nobody else can guess it
         if ticket.given_up:
             return
-        ticket.started(request_id, [inputs[name] for name in REQUIRED_WITH_STOP])
-        silent = True
+        answer = RowAnswer(ticket, row, wanted, text, lambda outputs: self.whole_texts(outputs, wanted))
+        self.answers[request_id] = answer
+        ticket.started(request_id, [copied(inputs[name]) for name in REQUIRED_WITH_STOP])
+        llm = self.steps["tensorrt_llm"]
         try:
-            for result in call_decoupled(self.steps["tensorrt_llm"], list(inputs.values()), outputs, request_id):
-                ticket.heard(request_id)
-                if ticket.given_up:
-                    continue  # read to the end: only then has the LLM let go of the request
-                try:
-                    extra = [tensor for name, tensor in result.items() if name not in NOT_FOR_CLIENTS]
-                    answer = self.whole_texts(result, wanted) if text is None else pieces_of(text, result, wanted)
-                    if text is None or len(answer) > 1 or extra or answer[0].as_numpy().any():
-                        ticket.send([*answer, *extra, *index_of(ticket, row)])
-                        silent = False
-                except Exception as error:
-                    ticket.fail(error)
+            run_to_end(self.llm_responses, list(inputs.values()), ["text_output"], request_id, blame=llm)
         finally:
             ticket.ended(request_id)
-        rest = text.finish() if text is not None else ""
-        if rest or silent:
-            ticket.send([text_output(rest), *index_of(ticket, row)])
+            del self.answers[request_id]
+            self.metrics.add(STREAMED, answer.streamed)
+            self.metrics.flush()
+        answer.finish()
 
-    def whole_texts(self, result: Tensors, wanted: set[str]) -> list[pb_utils.Tensor]:
+    def whole_texts(self, outputs: Arrays, wanted: set[str]) -> list[pb_utils.Tensor]:
         """The answer's texts as postprocessing makes them, those that the client asked for."""
-        inputs = [result[name] for name in TO_POSTPROCESSING]
+        inputs = [pb_utils.Tensor(name, outputs[name]) for name in (IDS, LENGTH)]
         names = [name for name in self.texts if name in wanted or name == "text_output"]
         return list(call(self.steps["postprocessing"], inputs, names).values())
 
+    def ready(self) -> bool:
+        """Whether the LLM takes requests."""
+        try:
+            return bool(pb_utils.is_model_ready(self.steps["tensorrt_llm"]))
+        except pb_utils.TritonModelException:  # nor does the server
+            return False
+
     def stop(self, request_id: str, inputs: Sequence[pb_utils.Tensor]) -> None:
         """Tell the LLM to drop what runs under `request_id`."""
+        llm = self.steps["tensorrt_llm"]
         flag = pb_utils.Tensor("stop", np.array([[True]]))
-        for _ in call_decoupled(self.steps["tensorrt_llm"], [*inputs, flag], TO_POSTPROCESSING, request_id):
-            pass
+        run_to_end(llm, [*inputs, flag], [IDS, LENGTH], request_id, blame=llm)
 
 
 def start(work: Callable[..., None], *arguments: Any) -> None:
@@ -171,20 +194,3 @@ def one_row(batch: Tensors, row: int) -> Tensors:
 def value_of(inputs: Tensors, name: str, default: Any) -> Any:
     """The value of a scalar input [1, 1], or `default`."""
     return inputs[name].as_numpy().reshape(-1)[0].item() if name in inputs else default
-
-
-def pieces_of(text: TextStream, result: Tensors, wanted: set[str]) -> list[pb_utils.Tensor]:
-    """What the tokens of one response [1, 1, n] add to the text, and how many they are."""
-    count = int(result["sequence_length"].as_numpy().reshape(-1)[0])
-    piece = text_output(text.push(result["output_ids"].as_numpy()[0, 0, :count].tolist()))
-    number = pb_utils.Tensor("output_tokens", np.array([[count]], dtype=np.int32))
-    return [piece, number] if "output_tokens" in wanted else [piece]
-
-
-def text_output(text: str) -> pb_utils.Tensor:
-    return pb_utils.Tensor("text_output", np.array([[text.encode()]], dtype=np.object_))
-
-
-def index_of(ticket: Ticket, row: int) -> list[pb_utils.Tensor]:
-    """Which row of a batch a response belongs to; a single row needs no number."""
-    return [pb_utils.Tensor("batch_index", np.array([[row]], dtype=np.int32))] if ticket.rows > 1 else []

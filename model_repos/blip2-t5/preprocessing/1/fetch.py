@@ -1,28 +1,26 @@
-"""The one place of the repository that fetches an image from a URL: only from hosts that its owner listed.
+"""The one place of the repository that fetches a file from a URL: only from hosts that its owner listed.
 
-A client that could name any address would read the server's own network. So: listed hosts only, no redirects,
-no credentials, and the address that was checked to be public is the address that is dialled.
+A client that could name any address would read the server's own network. So: listed hosts only, at every redirect
+anew, no credentials, no proxy, and the address that was checked to be public is the address that is dialled.
 """
 
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from dial import Deadline, connected, is_public, resolved
 from tensors import RequestError
 
 CHUNK = 1 << 16
+MAX_REDIRECTS = 3
+REDIRECTS = (301, 302, 303, 307, 308)
 URL_SIGNS = "%/:=&?~+!$,;'@()*[]"  # left as they are; what else a client wrote unquoted is quoted
 PORTS = {"http": 80, "https": 443}
-# IPv6 ranges that carry an IPv4 address inside: that they are global says nothing about where they lead
-TRANSLATED = [ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")]
 
 
 class Origin(NamedTuple):
@@ -30,9 +28,12 @@ class Origin(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
 
 class Fetcher:
-    """Fetches files of at most `max_bytes` bytes, each within `seconds`, from the listed hosts.
+    """Fetches files of at most `max_bytes` bytes, each within `seconds` in all, from the listed hosts.
 
     A host is written `images.example.com`, `host:8443`, or with its scheme; plain http must be written out.
     An empty list refuses every URL.
@@ -56,13 +57,13 @@ class Fetcher:
     def __call__(self, url: str) -> bytes:
         """The body at `url`. Raises RequestError when it is refused, too large, too slow, or fails."""
         parts, origin = self._allowed(url)
-        try:
-            return self._get(parts, origin)
-        except TimeoutError:
-            raise RequestError(self._too_slow(origin)) from None
-        except (OSError, http.client.HTTPException) as error:
-            kind = type(error).__name__
-            raise RequestError(f"{origin.host} cannot be read ({kind}): send the file itself") from None
+        with Deadline(self._seconds) as deadline:
+            for _ in range(1 + MAX_REDIRECTS):
+                found = self._answer(parts, origin, deadline)
+                if isinstance(found, bytes):
+                    return found
+                parts, origin = self._next(origin, urljoin(parts.geturl(), found))
+        raise RequestError(f"{origin.host} redirects more than {MAX_REDIRECTS} times: send the final address")
 
     def _allowed(self, url: str) -> tuple[SplitResult, Origin]:
         try:
@@ -74,80 +75,84 @@ class Fetcher:
             raise RequestError("the URL holds a user name or password: send the file itself")
         if origin not in self._origins:
             raise RequestError(
-                f"{origin.scheme}://{origin.host}:{origin.port} is not among the image hosts of this server: "
+                f"{origin} is not among the image hosts of this server: "
                 "send the file in image_encoded_input or as a data URI"
             )
         return parts, origin
 
-    def _get(self, parts: SplitResult, origin: Origin) -> bytes:
+    def _next(self, origin: Origin, url: str) -> tuple[SplitResult, Origin]:
+        """Where a redirect leads, judged as the first URL was."""
+        try:
+            parts, following = self._allowed(url)
+        except RequestError as error:
+            raise RequestError(f"{origin.host} redirects: {error}") from None
+        if (origin.scheme, following.scheme) == ("https", "http"):
+            raise RequestError(f"{origin.host} redirects from https to http: send the final address")
+        return parts, following
+
+    def _answer(self, parts: SplitResult, origin: Origin, deadline: Deadline) -> bytes | str:
+        """The body, or the address that the host redirects to."""
+        slow = RequestError(f"{origin.host} did not deliver within {self._seconds:g} s: send the file itself")
+        try:
+            found = self._get(parts, origin, deadline)
+        except (OSError, http.client.HTTPException, RequestError) as error:
+            if deadline.over or isinstance(error, TimeoutError):  # the error is only how the cut looks from here
+                raise slow from None
+            if isinstance(error, RequestError):
+                raise
+            kind = type(error).__name__
+            raise RequestError(f"{origin.host} cannot be read ({kind}): send the file itself") from None
+        if deadline.over:  # a body without a length just ends where it is cut
+            raise slow
+        return found
+
+    def _get(self, parts: SplitResult, origin: Origin, deadline: Deadline) -> bytes | str:
         connection = http.client.HTTPConnection(origin.host, origin.port)
         if origin.scheme == "https":
             connection = http.client.HTTPSConnection(origin.host, origin.port, context=self._tls)
-        connection.sock = dialled = self._dial(origin)
-        expired = threading.Event()
-
-        def expire() -> None:  # a socket's timeout restarts with each byte, this one does not
-            expired.set()
-            with suppress(OSError):
-                socket.socket.shutdown(dialled, socket.SHUT_RDWR)
-
-        timer = threading.Timer(self._seconds, expire)
-        timer.start()
         try:
+            connection.sock = dialled = self._dial(origin, deadline)
             if isinstance(dialled, ssl.SSLSocket):
                 dialled.do_handshake()
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("GET", quote(target, safe=URL_SIGNS), headers={"Accept-Encoding": "identity"})
-            body = self._body(connection.getresponse(), origin.host)
-        except (OSError, http.client.HTTPException, RequestError):
-            if not expired.is_set():  # else the error is only how the cut looks from here
-                raise
+            response = connection.getresponse()
+            if response.status in REDIRECTS:
+                return response.getheader("Location") or ""
+            return self._body(response, origin.host)
         finally:
-            timer.cancel()
+            deadline.watch(None)
             connection.close()
-        if expired.is_set():
-            raise TimeoutError
-        return body
 
-    def _dial(self, origin: Origin) -> socket.socket:
-        resolved = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        addresses = [str(sockaddr[0]) for *_, sockaddr in resolved]
+    def _dial(self, origin: Origin, deadline: Deadline) -> socket.socket:
+        """A connection to a checked address, whose end the deadline may bring; TLS is not shaken hands on yet."""
+        addresses = resolved(origin.host, origin.port, deadline)
         if not all(self._may_dial(address) for address in addresses):
             raise RequestError(f"{origin.host} is not a public address: send the file itself")
-        plain = socket.create_connection((addresses[0], origin.port), timeout=self._seconds)
+        plain = connected(addresses, origin.port, deadline)
+        deadline.watch(plain)
         if origin.scheme == "http":
             return plain
-        return self._tls.wrap_socket(plain, server_hostname=origin.host, do_handshake_on_connect=False)
+        wrapped = self._tls.wrap_socket(plain, server_hostname=origin.host, do_handshake_on_connect=False)
+        deadline.watch(wrapped)
+        return wrapped
 
     def _body(self, response: http.client.HTTPResponse, host: str) -> bytes:
-        if 300 <= response.status < 400:
-            raise RequestError(f"{host} redirects, which is not followed: send the final address")
         if response.status != 200:
             raise RequestError(f"{host} answers with status {response.status}: check the URL")
         if response.getheader("Content-Encoding", "identity") != "identity":
             raise RequestError(f"{host} sends a compressed body, which is refused: send the file itself")
+        too_large = f"the file is larger than {self._max_bytes} bytes: send a smaller one"
+        if (response.length or 0) > self._max_bytes:
+            raise RequestError(too_large)
         body = bytearray()
         while chunk := response.read(CHUNK):
             body += chunk
             if len(body) > self._max_bytes:
-                raise RequestError(f"the file is larger than {self._max_bytes} bytes: send a smaller one")
+                raise RequestError(too_large)
         if response.length:
             raise RequestError(f"{host} broke off before the end of the file: send it again")
         return bytes(body)
-
-    def _too_slow(self, origin: Origin) -> str:
-        return f"{origin.host} did not deliver within {self._seconds:g} s: send the file itself"
-
-
-def is_public(address: str) -> bool:
-    """Whether the IP address is of the public internet: not private, loopback, link-local or multicast."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return is_public(str(parsed.ipv4_mapped))
-        if any(parsed in net for net in TRANSLATED):
-            return False
-    return parsed.is_global and not parsed.is_multicast
 
 
 def _origin(parts: SplitResult) -> Origin:

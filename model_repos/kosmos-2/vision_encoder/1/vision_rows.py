@@ -5,9 +5,10 @@ Every vision step does this around its encoder, whatever runs the encoder. No ta
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,14 @@ ImagesByRow = list[torch.Tensor]
 
 Encode = Callable[[list[torch.Tensor]], torch.Tensor]
 """Entries of one shape, at least one, on any device -> their rows [n, N, hidden] on the encoder's device."""
+
+
+class Cache(Protocol):
+    """What keeps rows: row_cache.RowCache."""
+
+    def rows(
+        self, groups: Sequence[torch.Tensor], encode: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+    ) -> list[torch.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -106,37 +115,47 @@ class VisionRows:
         pixels = dlpack.from_dlpack(tensor.to_dlpack())
         return [row[:count] for row, count in zip(pixels, num_images, strict=True)]
 
-    def tables(self, requests: Sequence[ImagesByRow], encode: Encode, *, together: bool = True) -> list[torch.Tensor]:
+    def tables(
+        self, requests: Sequence[ImagesByRow], encode: Encode, cache: Cache | None = None, *, together: bool = True
+    ) -> list[torch.Tensor]:
         """One table [B, rows, hidden] per request, of the table's dtype on the encoder's device.
 
         Entries of equal shape share a call of `encode`, of whatever request if `together`, else those of one row. The
         table of a single row is a view of what `encode` gave where it can be. Where rows of a request differ in their
         number of images, the shorter are padded with zeros; text only gives one zero row, never referred to.
+        A cache keeps apart what calls keep apart: the entries of one row unless `together`, else each entry.
         Raises ValueError when the encoder gave another number of rows than the repository was generated for.
         """
-        blocks = [block for request in requests for block in request]
-        if together:
-            rows = iter(self._encoded(blocks, encode))
+
+        def encoded(blocks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+            if together:
+                return self._encoded(blocks, encode)
+            return [rows for block in blocks for rows in self._encoded([block], encode)]
+
+        blocks = [block for request in requests for block in request if len(block)]
+        if cache is None:
+            found = iter(encoded(blocks))
         else:
-            rows = iter([own for block in blocks for own in self._encoded([block], encode)])
-        return [self._table([next(rows) for _ in request]) for request in requests]
+            groups = [list(block.split(1)) if together else [block] for block in blocks]
+            rows = iter(cache.rows([part for group in groups for part in group], encoded))
+            found = iter([_joined([next(rows) for _ in group]) for group in groups])
+        return [self._table([next(found) if len(block) else None for block in request]) for request in requests]
 
     def smallest(self) -> tuple[int, ...]:
         """The shape of the smallest entry."""
         return tuple(1 if side < 0 else side for side in self.image_shape)
 
-    def _encoded(self, blocks: Sequence[torch.Tensor], encode: Encode) -> list[torch.Tensor | None]:
-        """The rows [n * N, hidden] of each block, None for a block without images."""
-        found: list[torch.Tensor | None] = [None] * len(blocks)
-        shapes = dict.fromkeys(tuple(block.shape[1:]) for block in blocks if len(block))
-        for shape in shapes:
-            members = [i for i, block in enumerate(blocks) if len(block) and tuple(block.shape[1:]) == shape]
+    def _encoded(self, blocks: Sequence[torch.Tensor], encode: Encode) -> list[torch.Tensor]:
+        """The rows [n * N, hidden] of each block, which has at least one image."""
+        found: dict[int, torch.Tensor] = {}
+        for shape in dict.fromkeys(tuple(block.shape[1:]) for block in blocks):
+            members = [i for i, block in enumerate(blocks) if tuple(block.shape[1:]) == shape]
             rows = encode([image for i in members for image in blocks[i]])
             self._check_rows(rows, sum(len(blocks[i]) for i in members), shape)
             parts = rows.to(self.table_dtype).split([len(blocks[i]) for i in members])
             for i, part in zip(members, parts, strict=True):
                 found[i] = part.reshape(-1, self.hidden_size)
-        return found
+        return [found[i] for i in range(len(blocks))]
 
     def _table(self, rows: list[torch.Tensor | None]) -> torch.Tensor:
         """The table of one request from the rows of each of its rows."""
@@ -180,6 +199,19 @@ class VisionRows:
                 f"num_rows is {num_rows}, but {count} image(s) of {self.model} give {produced} rows: "
                 "preprocessing and vision_encoder are of different models; generate the repository again"
             )
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def cache_of(settings: dict[str, Any], args: dict[str, str], device: torch.device) -> Cache | None:
+    """The cache that the settings of a vision step ask for."""
+    if "cache" not in settings:
+        return None
+    module = importlib.import_module(settings["cache"]["module"])
+    cache: Cache = module.RowCache(settings["cache"], args.get("model_name", settings["model"]), device)
+    return cache
 
 
 def answer_together(

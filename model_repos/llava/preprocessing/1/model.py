@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import text_tokenizer
 import triton_python_backend_utils as pb_utils
+from counts import Counts
 from media import Source
 from numpy.typing import NDArray
 from placement import ImageLayout, Placed
@@ -40,10 +41,13 @@ class TritonPythonModel:
         media = importlib.import_module(self.settings["media"]["module"])
         self.sources: Callable[..., list[list[Source]]] = media.sources
         self.read: Callable[[Source], Any] = media.reader(self.settings)
+        self.counts = Counts(args.get("model_name", self.settings["model"]))
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """One response per request; a bad request fails alone."""
-        return answer_each(requests, self.answer)
+        responses = answer_each(requests, self.answer, self.counts.refused)
+        self.counts.flush()
+        return responses
 
     def answer(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         """The outputs for one request of B rows; shapes and types are those of config.pbtxt.
@@ -57,10 +61,11 @@ class TritonPythonModel:
             self.prompts.check_count(len(row))
         images = [[self._picture(source) for source in row] for row in sources]
         use_template = column(request, "apply_chat_template", batch, True)
-        prompts = [
-            self.prompts.build(text, [placed for _, placed in row], flag)
-            for text, row, flag in zip(texts, images, use_template, strict=True)
-        ]
+        with self.counts.timed("tokenize_us_total"):
+            prompts = [
+                self.prompts.build(text, [placed for _, placed in row], flag)
+                for text, row, flag in zip(texts, images, use_template, strict=True)
+            ]
         lengths = [len(prompt.ids) for prompt in prompts]
         max_tokens = column(request, "max_tokens", batch, None)
         output_lens = [self.prompts.output_len(*pair) for pair in zip(lengths, max_tokens, strict=True)]
@@ -68,9 +73,10 @@ class TritonPythonModel:
         pad_ids = _given(column(request, "pad_id", batch, -1), self.settings["tokenizer"]["pad_id"])
         end_ids = _given(column(request, "end_id", batch, -1), self.settings["tokenizer"]["end_id"])
         release, prompt = self.settings["release"], self.settings["prompt"]
+        num_rows = [self.prompts.table_rows([placed for _, placed in row]) for row in images]
         outputs = {
             "num_images": _column([sum(placed.shape[0] for _, placed in row) for row in images]),
-            "num_rows": _column([self.prompts.table_rows([placed for _, placed in row]) for row in images]),
+            "num_rows": _column(num_rows),
             "input_ids": _padded([prompt.ids for prompt in prompts], pad_ids, np.int32),
             "input_lengths": _column(lengths),
             "request_output_len": _column(output_lens),
@@ -84,12 +90,14 @@ class TritonPythonModel:
             release["seed"]: _column(_one_of_two(request, "seed", "random_seed", batch), np.uint64),
         }
         if release["extra_ids"]:
-            client_ids = column(request, "prompt_table_extra_id", batch, 0)
             extra = [
-                self.prompts.extra_ids(prompt, pixels, client_id)
-                for prompt, pixels, client_id in zip(prompts, pixels_of, client_ids, strict=True)
+                self.prompts.extra_ids(prompt, pixels, salt)
+                for prompt, pixels, salt in zip(prompts, pixels_of, self._salts(request, batch), strict=True)
             ]
             outputs["prompt_table_extra_ids"] = _padded(extra, [0] * batch, np.uint64)
+        self.counts.add("prompts_total", batch)
+        self.counts.add("prompt_tokens_total", sum(lengths))
+        self.counts.add("image_rows_total", sum(num_rows))
         pixel_tensor = self.numbers.tensor("pixel_values", pixel_values)
         return [pixel_tensor, *(pb_utils.Tensor(name, array) for name, array in outputs.items())]
 
@@ -107,7 +115,7 @@ class TritonPythonModel:
                 if most > 1
                 else (f"{len(array)} requests of one row each, which the server runs together")
             )
-            raise RequestError(f"the request has {len(array)} rows: send {remedy}")
+            raise RequestError(f"the request has {len(array)} rows: send {remedy}", "limit")
         if array.size != len(array):
             raise RequestError(f"text_input has shape {list(array.shape)}: send one text per row, shape [B,1]")
         texts = strings(array, "text_input")
@@ -116,7 +124,9 @@ class TritonPythonModel:
     def _picture(self, source: Source) -> tuple[Any, Placed]:
         """The decoded image or clip, or the pixels that the client made, and its place in the prompt."""
         if source.tensor != PIXELS:
-            image = self.read(source)
+            with self.counts.timed("image_decode_us_total", input=source.tensor):
+                image = self.read(source)
+            self.counts.add("images_decoded_total", input=source.tensor)
             return image, self.layout.place(*image.size)
         if not self.layout.takes_pixels:
             raise RequestError(f"{source.label}: {self.settings['model']} makes its pixels itself, send image files")
@@ -147,6 +157,16 @@ class TritonPythonModel:
                 parts[-1].append(part)
                 start += placed.shape[0]
         return values, parts
+
+    def _salts(self, request: pb_utils.InferenceRequest, batch: int) -> list[bytes]:
+        """What keeps the images of each row apart from those of other clients in the key-value cache."""
+        if not self.settings["release"]["client_cache_ids"]:
+            return [b""] * batch
+        client_ids: list[int] = column(request, "prompt_table_extra_id", batch, 0)
+        salts: list[str] = column(request, "cache_salt", batch, "")
+        return [
+            client_id.to_bytes(8, "little") + salt.encode() for client_id, salt in zip(client_ids, salts, strict=True)
+        ]
 
     def _word_lists(
         self,

@@ -16,7 +16,7 @@ import torch
 import torch_device
 import triton_python_backend_utils as pb_utils
 from engine import Engine
-from vision_rows import ImagesByRow, VisionRows, answer_together
+from vision_rows import Cache, ImagesByRow, VisionRows, answer_together, cache_of
 
 
 class TritonPythonModel:
@@ -33,7 +33,10 @@ class TritonPythonModel:
             constants = importlib.import_module(settings["constants"]["module"]).load(settings["constants"])
         self.layout = VisionRows.of(settings, settings["engine"], device, constants)
         self.engine = Engine(settings["engine"], self.layout.image_shape, device, settings["max_batch"])
+        self.cache: Cache | None = None
         self._tables([[torch.zeros((self.engine.most, *self.layout.smallest()))]])
+        with torch.cuda.stream(self.engine.stream):
+            self.cache = cache_of(settings, args, device)
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """One response per request: rows [B, rows, hidden] in the LLM's dtype, under the name that the settings say."""
@@ -43,6 +46,6 @@ class TritonPythonModel:
         """One table per request, complete when this returns."""
         try:
             with torch.inference_mode(), torch.cuda.stream(self.engine.stream):
-                return self.layout.tables(requests, self.engine)
+                return self.layout.tables(requests, self.engine, self.cache)
         finally:  # the next step reads the tables outside this stream, and the pixels go back to the server
             self.engine.stream.synchronize()

@@ -84,7 +84,8 @@ class ImageReader:
         try:
             return read[source.tensor](source.value)
         except RequestError as error:
-            raise RequestError(f"{source.label}: {error}") from None
+            reason = "url" if error.reason == "url" else "image"
+            raise RequestError(f"{source.label}: {error}", reason) from None
 
     def _file_at(self, value: bytes) -> bytes:
         """The file that a data URI holds or an http(s) URL names."""
@@ -95,7 +96,9 @@ class ImageReader:
             try:
                 return self._fetch(value.decode())
             except UnicodeDecodeError:
-                raise RequestError("the URL is not valid UTF-8: quote it") from None
+                raise RequestError("the URL is not valid UTF-8: quote it", "url") from None
+            except RequestError as error:
+                raise RequestError(str(error), "url") from None
         raise RequestError(
             "neither a data URI nor an http(s) URL: "
             f"send data:image/jpeg;base64,... here or the file itself in {ENCODED}"

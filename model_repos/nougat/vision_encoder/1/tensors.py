@@ -15,9 +15,18 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+REASONS = ("request", "limit", "image", "video", "url")
+
 
 class RequestError(ValueError):
-    """What is wrong with one request and what to do about it: the text goes to the client of that request."""
+    """What is wrong with one request and what to do about it: the text goes to the client of that request.
+
+    `reason`, one of REASONS, is for the server's metrics: what the request is, or what it holds, was refused.
+    """
+
+    def __init__(self, message: str, reason: str = "request") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def optional(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any] | None:
@@ -79,6 +88,7 @@ def failed(error: Exception) -> pb_utils.InferenceResponse:
 def answer_each(
     requests: Sequence[pb_utils.InferenceRequest],
     answer: Callable[[pb_utils.InferenceRequest], list[pb_utils.Tensor]],
+    on_error: Callable[[Exception], None] | None = None,
 ) -> list[pb_utils.InferenceResponse]:
     """One response per request, in order: the tensors that `answer` returns, or the error that it raises."""
     responses = []
@@ -86,5 +96,7 @@ def answer_each(
         try:
             responses.append(pb_utils.InferenceResponse(output_tensors=answer(request)))
         except Exception as error:
+            if on_error is not None:
+                on_error(error)
             responses.append(failed(error))
     return responses

@@ -67,7 +67,7 @@ class ImageLayout:
         across = max(n for n in range(1, self._crops + 1) if n * math.ceil(n / ratio) <= self._crops)
         scaled = across * self._tile, int(across * self._tile / ratio)
         if scaled[1] < 1:
-            raise RequestError(f"an image of {width}x{height} pixels is too elongated for this model: crop it")
+            raise RequestError(f"an image of {width}x{height} pixels is too elongated for this model: crop it", "image")
         return scaled
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:

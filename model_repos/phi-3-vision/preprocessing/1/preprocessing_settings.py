@@ -65,6 +65,7 @@ class Release(TypedDict):
     min_tokens: str  # names of the LLM's inputs in the release
     seed: str
     extra_ids: bool
+    client_cache_ids: bool  # whether prompt_table_extra_id and cache_salt keep clients apart
 
 
 class Limits(TypedDict):

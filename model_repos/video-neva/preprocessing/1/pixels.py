@@ -88,7 +88,8 @@ class PixelTransform:
         if edge * new_long > self._max_pixels:
             raise RequestError(
                 f"{image.width}x{image.height} pixels is too elongated: with its short side scaled to {edge} "
-                f"it would have more than {self._max_pixels} pixels; crop it"
+                f"it would have more than {self._max_pixels} pixels; crop it",
+                "image",
             )
         width, height = (edge, new_long) if image.width <= image.height else (new_long, edge)
         return self.resize(image, height, width)

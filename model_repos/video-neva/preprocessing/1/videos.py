@@ -99,7 +99,7 @@ class VideoReader:
         try:
             frames = read[source.tensor](source.value)
         except RequestError as error:
-            raise RequestError(f"{source.label}: {error}") from None
+            raise RequestError(f"{source.label}: {error}", "video") from None
         step = -1 if self._reverse else 1
         return Clip([Image.fromarray(np.ascontiguousarray(frame[..., ::step])) for frame in frames])
 

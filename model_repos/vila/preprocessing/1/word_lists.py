@@ -37,7 +37,7 @@ def spellings(tokenizer: TextTokenizer, word: str) -> list[list[int]]:
 def check_words(name: str, words: Sequence[str]) -> None:
     """Raise RequestError for a list of input `name` that is too long to be worth tokenizing."""
     if len(words) > MAX_WORDS:
-        raise RequestError(f"{name} holds {len(words)} words, allowed are {MAX_WORDS}: send fewer")
+        raise RequestError(f"{name} holds {len(words)} words, allowed are {MAX_WORDS}: send fewer", "limit")
     longest = max(map(len, words), default=0)
     if longest > MAX_WORD_CHARACTERS:
         raise RequestError(

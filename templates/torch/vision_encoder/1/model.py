@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch_device
 import triton_python_backend_utils as pb_utils
-from vision_rows import ImagesByRow, VisionRows, answer_together
+from vision_rows import Cache, ImagesByRow, VisionRows, answer_together, cache_of
 
 
 class TritonPythonModel:
@@ -37,7 +37,9 @@ class TritonPythonModel:
         self.tower = tower.to(self.device).eval()
         constants = module.constants(checkpoint, self.dtype) if settings["constant_rows"] else None
         self.layout = VisionRows.of(settings, checkpoint, self.device, constants)
+        self.cache: Cache | None = None
         self._tables([[torch.zeros((1, *self.layout.smallest()))]])
+        self.cache = cache_of(settings, args, self.device)
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """One response per request: rows [B, rows, hidden] in the LLM's dtype, under the name that the settings say."""
@@ -46,7 +48,7 @@ class TritonPythonModel:
     def _tables(self, requests: list[ImagesByRow]) -> list[torch.Tensor]:
         """One table per request, complete when this returns."""
         with torch.inference_mode():
-            tables = self.layout.tables(requests, self._encode, together=self.on_gpu)
+            tables = self.layout.tables(requests, self._encode, self.cache, together=self.on_gpu)
         if self.on_gpu:
             torch.cuda.current_stream(self.device).synchronize()  # the next step reads them outside this stream
         return tables
