@@ -22,6 +22,7 @@ ENCODED, DECODED = "video_encoded_input", "video_bytes_input"
 # decoders are seldom looked at.
 FORMATS = "mov,mp4,matroska,webm,avi"
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "ffv1")
+MARGIN_PIXELS = 1 << 20  # ffmpeg counts what it pads small frames with
 LIBAV_OPTIONS = {"format_whitelist": FORMATS, "codec_whitelist": ",".join(CODECS), "protocol_whitelist": "none"}
 REFUSED = (
     "image_encoded_input",
@@ -88,6 +89,9 @@ class VideoReader:
         self._max_bytes = settings["limits"]["max_video_bytes"]
         self._most_frames = settings["limits"]["max_video_frames"]
         self._max_pixels = settings["limits"]["max_frame_pixels"]
+        # Frames may be larger than the header says, and ffmpeg decodes some to open a file. What is not much too
+        # large it may open, so that the error can name the size.
+        self._bound = {"max_pixels": str(4 * self._max_pixels + MARGIN_PIXELS)}
         self._max_seconds = settings["limits"]["max_video_seconds"]
 
     def __call__(self, source: Source) -> Clip:
@@ -131,8 +135,9 @@ class VideoReader:
                 f"decoded frames in {DECODED}"
             ) from None
         try:
-            with av.open(BytesIO(file), options=LIBAV_OPTIONS) as container:
+            with av.open(BytesIO(file), options={**LIBAV_OPTIONS, **self._bound}) as container:
                 for stream in container.streams.video[:1]:  # what the header says, before anything is decoded
+                    stream.codec_context.options = {**stream.codec_context.options, **self._bound}
                     if stream.codec_context.name not in CODECS:  # the option binds ffmpeg's guesses only
                         raise RequestError(f"codec {stream.codec_context.name}: send H.264, HEVC, VP8, VP9 or AV1")
                     self._check(stream.frames, stream.height, stream.width, (container.duration or 0) / av.time_base)
@@ -142,7 +147,10 @@ class VideoReader:
         except RequestError:
             raise
         except Exception:  # decoders raise nearly anything on bytes that are not theirs
-            raise RequestError("not a readable MP4, WebM, Matroska or AVI file: check or convert it") from None
+            raise RequestError(
+                f"not a readable MP4, WebM, Matroska or AVI file with frames of at most {self._max_pixels} pixels: "
+                "check or convert it"
+            ) from None
 
     def _from_array(self, array: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         if array.shape[-1] == 3:
