@@ -7,7 +7,7 @@ STEPS := preprocessing postprocessing tensorrt_llm_bls trtllm/vision_encoder trt
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 export TEST_CHECKPOINTS := $(CURDIR)/.checkpoints
 
-.PHONY: check test demo goldens lint types unit truth server soak wheel clean
+.PHONY: check test demo goldens fuzz lint types unit truth server soak wheel clean
 .DEFAULT_GOAL := check
 
 $(VENV)/installed: pyproject.toml
@@ -52,6 +52,12 @@ test: check truth server wheel
 # Not part of the tests: it takes as long as SOAK_REQUESTS (50000) and SOAK_MINUTES (60) allow, and wants the machine alone.
 soak: $(VENV)/installed
 	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.soak.run
+
+# Damaged and hostile inputs for every path that reads something of a client's or a checkpoint's; FUZZ_INPUTS of them for
+# each path. `make unit` tries the first few hundred.
+FUZZ_INPUTS ?= 1000000
+fuzz: $(VENV)/installed
+	$(ONE_THREAD) FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m tests.fuzz.run
 
 demo: $(VENV)/installed
 	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/gen-repo demo

@@ -31,6 +31,13 @@ def _setting(text: str) -> tuple[str, str, str]:
     return step, parameter, value
 
 
+def _limit(text: str) -> tuple[str, int]:
+    name, sign, value = text.partition("=")
+    if not sign or not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"must be NAME=N with N of at least 1, not {text!r}")
+    return name, int(value)
+
+
 def _name(text: str) -> str:
     if not text.isascii() or not text.replace("_", "").replace("-", "").isalnum():
         raise argparse.ArgumentTypeError(f"must consist of letters, digits, '_' and '-', not {text!r}")
@@ -119,6 +126,14 @@ def generation(parser: argparse.ArgumentParser) -> None:
         "--frame-order",
         choices=("rgb", "bgr"),
         help="colours of video frames, as the model was trained (default: rgb; NVIDIA's runner feeds bgr)",
+    )
+    what.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        type=_limit,
+        metavar="NAME=N",
+        help="refuse larger requests, e.g. image-pixels=16000000 or input-len=1024; repeatable",
     )
     what.add_argument(
         "--image-host",

@@ -139,6 +139,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         tokenizer=arguments.tokenizer,
         frame_order=arguments.frame_order,
         name=arguments.name,
+        limits=tuple(arguments.limit),
         image_hosts=tuple(arguments.image_host),
         path_map=tuple(arguments.path_map),
         set=tuple(arguments.set),

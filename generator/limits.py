@@ -21,6 +21,8 @@ MAX_IMAGE_BYTES = 32 * 1024 * 1024
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own warning threshold: a 24-bit image of 256 MiB
 MAX_VIDEO_BYTES = 128 * 1024 * 1024
 MAX_VIDEO_FRAMES = 10_000  # all are decoded to look at a few
+MAX_VIDEO_SECONDS = 3600
+MAX_FRAME_PIXELS = 4096 * 2304  # 4K
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Limits:
     max_image_pixels: int = MAX_IMAGE_PIXELS
     max_video_bytes: int = MAX_VIDEO_BYTES
     max_video_frames: int = MAX_VIDEO_FRAMES
-    max_frame_pixels: int = MAX_IMAGE_PIXELS
+    max_video_seconds: int = MAX_VIDEO_SECONDS
+    max_frame_pixels: int = MAX_FRAME_PIXELS
     max_output_len: int | None = None
 
 

@@ -41,6 +41,7 @@ class Options:
     tokenizer: Literal["hf", "checkpoint"] = "hf"
     frame_order: Literal["rgb", "bgr"] | None = None
     name: str | None = None
+    limits: tuple[tuple[str, int], ...] = ()
     image_hosts: tuple[str, ...] = ()
     path_map: tuple[tuple[str, str], ...] = ()
     set: tuple[tuple[str, str, str], ...] = ()
@@ -76,6 +77,7 @@ class Options:
             "vision_cache": self.vision_cache,
             "pixels": self.pixels,
             "name": self.name,
+            "limits": dict(self.limits),
             "image_hosts": list(self.image_hosts),
             "path_map": [list(pair) for pair in self.path_map],
             "set": [list(entry) for entry in self.set],
@@ -110,6 +112,8 @@ class Options:
         }
         words = [word for name, value in values.items() if value is not None for word in (name, str(value))]
         words += ["--streaming"] * self.streaming + ["--kv-cache-reuse"] * self.kv_cache_reuse
+        for limit, most in self.limits:
+            words += ["--limit", f"{limit}={most}"]
         words += ["--client-cache-ids"] * self.client_cache_ids
         for host in self.image_hosts:
             words += ["--image-host", host]

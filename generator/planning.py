@@ -22,6 +22,7 @@ from generator import (
     prompting,
     quantization,
     release,
+    request_limits,
     routes,
 )
 from generator.facts.gather import Facts
@@ -157,6 +158,8 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     layout = prompting.layout(options, spec, facts)
     vision_dtype = spec.misstated_precision.get(vision.dtype, vision.dtype) if vision else spec.vision_dtype
     decided, more = limits.decide(options, spec, variant, facts, rows, layout)
+    findings += more
+    decided, more = request_limits.apply(options, spec, decided)
     findings += more
     entries = spec.layout.largest(layout)[0] if spec.layout.largest else 1
     findings += crosscheck.vision_batch(spec, facts, entries * decided.max_images)

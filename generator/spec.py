@@ -167,7 +167,7 @@ VIDEO = MediaSpec(
     file="clip.mp4",
     question="What happens in the video?",
     as_uri=False,
-    limits=("max_video_bytes", "max_video_frames", "max_frame_pixels"),
+    limits=("max_video_bytes", "max_video_frames", "max_video_seconds", "max_frame_pixels"),
 )
 
 

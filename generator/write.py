@@ -1,7 +1,8 @@
 """Writing a repository: all of it or nothing.
 
 The files are written to a temporary sibling, flushed, and put in place by one rename. An existing repository is
-exchanged with the new one in one step (Linux renameat2), so that whoever looks sees the old one or the new one.
+exchanged with the new one in one step (Linux renameat2), so that whoever looks sees the old one or the new one. One
+process at a time writes below a folder; it also clears what a killed one left there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -19,6 +22,7 @@ from generator import manifest
 from generator.findings import EXIT_ENVIRONMENT, Refused, error
 
 EXECUTABLE_SUFFIX = ".sh"
+PARTIAL, RETIRED = ".partial", ".old"  # a new repository that is being written, and an old one on its way out
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -32,14 +36,17 @@ def write(target: Path, files: dict[str, bytes], *, force: bool) -> bool:
         Refused: the folder is not ours, differs and `force` is not given, or cannot be written.
     """
     try:
-        if target.exists() or target.is_symlink():
-            if _same(target, files):
-                return False
-            _may_replace(target, force)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_sibling(target) as fresh:
-            _fill(fresh, files)
-            _put_in_place(fresh, target)
+        with _only_writer(target.parent) as alone:
+            if alone:
+                _clear(target)
+            if target.exists() or target.is_symlink():
+                if _same(target, files):
+                    return False
+                _may_replace(target, force)
+            with _temporary_sibling(target) as fresh:
+                _fill(fresh, files)
+                _put_in_place(fresh, target)
     except OSError as problem:
         reason = problem.strerror or str(problem)
         what = f"cannot write the repository: {reason}"
@@ -50,11 +57,38 @@ def write(target: Path, files: dict[str, bytes], *, force: bool) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[bool]:
+    """Waits until no other process writes below `folder`. Yields False where the file system cannot lock a folder."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            alone = True
+        except OSError:  # network file systems without locks
+            alone = False
+        yield alone
+    finally:
+        os.close(handle)  # which unlocks
+
+
+def _clear(target: Path) -> None:
+    """Takes away what a killed process left beside `target`. An old repository without a new one is put back."""
+    left = f".{glob.escape(target.name)}.????????"
+    for old in target.parent.glob(left + RETIRED):
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
+    for partial in target.parent.glob(left + PARTIAL):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def _same(target: Path, files: dict[str, bytes]) -> bool:
     present = {p.relative_to(target).as_posix(): p for p in target.rglob("*") if p.is_file() or p.is_symlink()}
     present = {name: path for name, path in present.items() if "__pycache__" not in path.parts}
     return present.keys() == files.keys() and all(
-        path.is_file() and path.read_bytes() == files[name] for name, path in present.items()
+        not path.is_symlink() and path.read_bytes() == files[name] for name, path in present.items()
     )
 
 
@@ -75,7 +109,7 @@ def _may_replace(target: Path, force: bool) -> None:
 
 @contextlib.contextmanager
 def _temporary_sibling(target: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent))
     try:
         folder.chmod(0o755)
         yield folder
@@ -93,21 +127,36 @@ def _fill(folder: Path, files: dict[str, bytes]) -> None:
             os.fsync(handle.fileno())
         if path.suffix == EXECUTABLE_SUFFIX:
             path.chmod(0o755)
+    for inner in {parent for name in files for parent in (folder / name).parents if parent.is_relative_to(folder)}:
+        _flush(inner)
+
+
+def _flush(folder: Path) -> None:
+    """Makes the names in a folder outlast a loss of power, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _put_in_place(fresh: Path, target: Path) -> None:
     if not target.exists():
         fresh.rename(target)
+        _flush(target.parent)
         return
     if _exchange(fresh, target):
+        _flush(target.parent)
         return  # the old repository now lies under the temporary name and goes with it
-    retired = fresh.with_suffix(".old")
+    retired = fresh.with_suffix(RETIRED)
     target.rename(retired)
     try:
         fresh.rename(target)
     except OSError:
         retired.rename(target)
         raise
+    _flush(target.parent)
     shutil.rmtree(retired, ignore_errors=True)
 
 

@@ -5,10 +5,12 @@ Everything is read back from the files as Triton would read them; nothing is tak
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from generator import manifest
 from generator.check import configs, engine, graph, llm, steps
+from generator.facts import jsonfile
 from generator.findings import Finding, Refused, error, warning
 
 
@@ -25,13 +27,22 @@ def check(repository: Path) -> list[Finding]:
     if content is None:
         what = "the folder has no manifest.json of gen-repo"
         raise Refused(error("not-ours", what, repository, "give the folder that gen-repo wrote"))
-    findings = _edited(repository, content)
+    with jsonfile.reading(repository / manifest.NAME, manifest.NAME):
+        findings = _edited(repository, content)
     parsed, more = configs.read_all(repository)
     findings += more
-    findings += graph.check(repository, parsed)
-    findings += llm.check(repository, parsed, str(content.get("release")))
-    findings += steps.check(repository, parsed)
-    findings += engine.check(repository, parsed)
+    parts: tuple[Callable[[], list[Finding]], ...] = (
+        lambda: graph.check(repository, parsed),
+        lambda: llm.check(repository, parsed, str(content.get("release"))),
+        lambda: steps.check(repository, parsed),
+        lambda: engine.check(repository, parsed),
+    )
+    for part in parts:
+        try:
+            with jsonfile.reading(repository, "a file of the repository"):
+                findings += part()
+        except Refused as refused:
+            findings += refused.findings
     return sorted(findings, key=lambda finding: finding.level)
 
 

@@ -44,6 +44,9 @@ def _imports(code: Path) -> list[Finding]:
         except SyntaxError as problem:
             findings.append(error("syntax", f"line {problem.lineno}: {problem.msg}", path, AGAIN))
             continue
+        except ValueError as problem:  # no UTF-8, or a NUL
+            findings.append(error("syntax", f"this is no Python source: {problem}", path, AGAIN))
+            continue
         for node in ast.walk(tree):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:

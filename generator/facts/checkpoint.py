@@ -84,13 +84,14 @@ def pixels(
         return None
     config = jsonfile.read(path, "preprocessor_config.json", DOWNLOAD)
     config = config.get("image_processor", config)  # processor_config.json of transformers 5 nests it
-    values = replace(
-        known,
-        mean=_triple(config.get("image_mean"), "image_mean", path),
-        std=_triple(config.get("image_std"), "image_std", path),
-        resample=int(config.get("resample", known.resample)),
-        rescale_factor=float(config.get("rescale_factor", known.rescale_factor)),
-    )
+    with jsonfile.reading(path, "preprocessor_config.json"):
+        values = replace(
+            known,
+            mean=_triple(config.get("image_mean"), "image_mean", path),
+            std=_triple(config.get("image_std"), "image_std", path),
+            resample=int(config.get("resample", known.resample)),
+            rescale_factor=float(config.get("rescale_factor", known.rescale_factor)),
+        )
     if not fixed:
         return values
     size, crop = config.get("size"), config.get("crop_size")
@@ -117,9 +118,14 @@ def pixels(
     return replace(values, steps=tuple(steps), shape=(3, height, width))
 
 
-def _stated(config: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """Settings that `config` states, by the setting's name."""
-    return {name: config[key] for name, key in keys.items() if key in config}
+def _stated(config: dict[str, Any], keys: Mapping[str, str], known: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Settings that `config` states, by the setting's name; each must be of the kind of the `known` one."""
+    stated = {name: config[key] for name, key in keys.items() if key in config}
+    for name, value in stated.items():
+        if not jsonfile.alike(value, known[name]):
+            what = f"{keys[name]} of {path.name} is {str(value)[:60]!r}, expected is something like {known[name]!r}"
+            raise Refused(error("config-invalid", what, path, DOWNLOAD))
+    return stated
 
 
 def patch_rows(vision: dict[str, Any], merge: bool = False, more: int = 0) -> int | None:
@@ -159,6 +165,12 @@ def read(folder: Path, spec: ModelSpec, variant: Variant) -> CheckpointFacts:
     """
     path = folder / "config.json"
     config = jsonfile.read(path, "config.json of the checkpoint", DOWNLOAD)
+    with jsonfile.reading(path, "a config file of the checkpoint"):
+        return _read(folder, spec, variant, config)
+
+
+def _read(folder: Path, spec: ModelSpec, variant: Variant, config: dict[str, Any]) -> CheckpointFacts:
+    path = folder / "config.json"
     model_type = str(config.get("model_type") or next(iter(config.get("architectures") or ()), None))
     if model_type not in spec.checkpoint_model_types or spec.checkpoint.other_model in config:
         raise Refused(
@@ -198,7 +210,9 @@ def _one_folder(folder: Path, spec: ModelSpec, variant: Variant, config: dict[st
         processor = jsonfile.read(preprocessor, "preprocessor_config.json", DOWNLOAD)
         processor = processor.get("image_processor", processor)
     _check_processor(preprocessor, spec)
-    layout = _stated(config, spec.layout.from_config) | _stated(processor, spec.layout.from_processor)
+    known = spec.layout.settings
+    layout = _stated(config, spec.layout.from_config, known, path)
+    layout |= _stated(processor, spec.layout.from_processor, known, preprocessor)
     made = pixels(preprocessor, variant.pixels, fixed=spec.layout.module == "fixed_rows", squash=where.squash)
     if made and "size" in layout:
         height, width = (_size(layout["size"], side, preprocessor) for side in ("height", "width"))

@@ -16,6 +16,7 @@ from generator.sizes import LlmSize
 
 OWN_SECTION = "gen_repo"  # of the config.json that `gen-repo build-vision` writes
 VISION_ENGINE_FILES = ("model.engine", "visual_encoder.engine", "rank0.engine")
+MAX_RANKS = 4096
 BUILD = "build it with build_engines.sh, or point the option at the folder that holds config.json and the engine"
 
 
@@ -106,6 +107,11 @@ def vision_engine(folder: Path) -> VisionEngineFacts:
     folder = _engine_folder(folder, "vision")
     path = folder / "config.json"
     config = jsonfile.read(path, "config.json of the vision engine", f"--visual-engine-dir: {BUILD}")
+    with jsonfile.reading(path, "config.json of the vision engine"):
+        return _vision_facts(folder, path, config)
+
+
+def _vision_facts(folder: Path, path: Path, config: dict[str, Any]) -> VisionEngineFacts:
     builder = config.get("builder_config") or config.get("pretrained_config")
     if not isinstance(builder, dict):
         what = "config.json has no builder_config, so this is not a vision engine"
@@ -127,7 +133,7 @@ def vision_engine(folder: Path) -> VisionEngineFacts:
     return VisionEngineFacts(
         folder=folder,
         file=file,
-        model_type=builder.get("model_type"),
+        model_type=jsonfile.text(builder, "model_type", path, "the vision engine"),
         dtype=str(builder.get("precision") or builder.get("dtype") or "float16"),
         max_batch_size=jsonfile.number(builder, "max_batch_size", path, "the vision engine"),
         rows=rows,
@@ -165,6 +171,11 @@ def llm_engine(folder: Path) -> LlmEngineFacts:
 def _llm_part(folder: Path) -> LlmEngineFacts:
     path = folder / "config.json"
     config = jsonfile.read(path, "config.json of the LLM engine", f"--llm-engine-dir: {BUILD}")
+    with jsonfile.reading(path, "config.json of the LLM engine"):
+        return _llm_facts(folder, path, config)
+
+
+def _llm_facts(folder: Path, path: Path, config: dict[str, Any]) -> LlmEngineFacts:
     pretrained, build = config.get("pretrained_config"), config.get("build_config")
     if not isinstance(pretrained, dict) or not isinstance(build, dict):
         what = "config.json lacks pretrained_config and build_config, so this is not an LLM engine"
@@ -177,17 +188,22 @@ def _llm_part(folder: Path) -> LlmEngineFacts:
         if value is None:
             what = f"config.json of the LLM engine does not state {key}"
             raise Refused(error("config-incomplete", what, path, "build the engine with a release from 0.12 to 1.2.1"))
+        if value == 0:
+            raise Refused(error("config-invalid", f"{key} of the LLM engine is 0, at least 1 is needed", path, BUILD))
         return value
 
     mapping = pretrained.get("mapping") or {}
     plugins = build.get("plugin_config") or {}
     quantization = pretrained.get("quantization") or {}
-    tp, pp = mapping.get("tp_size") or 1, mapping.get("pp_size") or 1
+    tp, pp = (jsonfile.number(mapping, key, path, "the LLM engine") or 1 for key in ("tp_size", "pp_size"))
+    if tp * pp > MAX_RANKS:
+        what = f"tp {tp} x pp {pp} are {tp * pp} ranks, at most {MAX_RANKS} are expected"
+        raise Refused(error("config-invalid", what, path, BUILD))
     missing = [f"rank{r}.engine" for r in range(tp * pp) if not (folder / f"rank{r}.engine").is_file()]
     if missing:
         what = f"{len(missing)} of {tp * pp} rank files missing: {', '.join(missing[:4])}"
         raise Refused(error("engine-missing", f"{what} (tp {tp} x pp {pp})", folder, BUILD))
-    architecture = pretrained.get("architecture")
+    architecture = jsonfile.text(pretrained, "architecture", path, "the LLM engine")
     # An encoder's sequence is its input, and some releases state only that.
     seq_len = required(build, "max_input_len" if architecture == "EncoderModel" else "max_seq_len")
     # Every build_config has max_encoder_input_len, whether or not the model attends to anything.
@@ -195,14 +211,14 @@ def _llm_part(folder: Path) -> LlmEngineFacts:
     return LlmEngineFacts(
         folder=folder,
         config=path,
-        version=config.get("version"),
+        version=jsonfile.text(config, "version", path, "the LLM engine"),
         architecture=architecture,
         dtype=str(pretrained.get("dtype", "float16")),
         vocab_size=required(pretrained, "vocab_size"),
         hidden_size=required(pretrained, "hidden_size"),
         tp=tp,
         pp=pp,
-        quantization=quantization.get("quant_algo"),
+        quantization=jsonfile.text(quantization, "quant_algo", path, "the LLM engine"),
         max_batch_size=required(build, "max_batch_size"),
         max_input_len=jsonfile.number(build, "max_input_len", path, "the LLM engine") or seq_len,
         max_seq_len=seq_len,
@@ -213,7 +229,7 @@ def _llm_part(folder: Path) -> LlmEngineFacts:
         paged_context_fmha=bool(plugins.get("use_paged_context_fmha", False)),
         packed=bool(plugins.get("remove_input_padding", True)),
         attention_plugin=plugins.get("gpt_attention_plugin", "auto") is not None,
-        kv_quantization=quantization.get("kv_cache_quant_algo"),
+        kv_quantization=jsonfile.text(quantization, "kv_cache_quant_algo", path, "the LLM engine"),
         lora=bool(plugins.get("lora_plugin")),
         weight_streaming=bool(build.get("weight_streaming", False)),
         gathers_context_logits=bool(build.get("gather_context_logits", False)),

@@ -55,6 +55,11 @@ def read(path: Path, spec: ModelSpec, variant: Variant, projector: Path | None =
             is needed to read it is missing.
     """
     archive = find(path, spec.checkpoint.archive)
+    with jsonfile.reading(archive, CONFIG):
+        return _read(archive, spec, variant, projector)
+
+
+def _read(archive: Path, spec: ModelSpec, variant: Variant, projector: Path | None) -> CheckpointFacts:
     config = _config(archive)
     side, layout = archive, {}
     encoder: dict[str, Any] = {}
@@ -96,7 +101,8 @@ def tokenizer(path: Path, spec: ModelSpec) -> SentencePieceFacts:
     if own.is_file():
         return sentencepiece_model.facts(own.read_bytes(), str(own))
     archive = find(path, spec.checkpoint.archive)
-    return sentencepiece_model.facts(_tokenizer_model(archive, _config(archive)), str(archive))
+    with jsonfile.reading(archive, CONFIG):
+        return sentencepiece_model.facts(_tokenizer_model(archive, _config(archive)), str(archive))
 
 
 def _config(archive: Path) -> dict[str, Any]:

@@ -59,5 +59,5 @@ def _processor(content: bytes, source: str) -> Any:
         raise Refused(error("sentencepiece-missing", what, source, remedy), exit_code=EXIT_ENVIRONMENT) from None
     try:
         return SentencePieceProcessor(model_proto=content)
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # the latter where its pieces are no text
         raise Refused(error("tokenizer-unreadable", "no sentencepiece model", source, _REMEDY)) from None

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from generator.findings import EXIT_ENVIRONMENT, Finding, Refused, error, warning
+from generator.findings import EXIT_ENVIRONMENT, EXIT_TRUST, Finding, Refused, error, warning
 
 FILES = (
     "tokenizer.json",
@@ -217,6 +217,10 @@ def _convert(folder: Path) -> dict[str, Any]:
 
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as problem:  # transformers raises whatever its files make it raise
+        if "trust_remote_code" in str(problem):
+            what = "the tokenizer is code of the checkpoint (auto_map in its configs), which is never run"
+            remedy = "give a folder with a tokenizer.json by --tokenizer-dir, or pass --tokenizer checkpoint"
+            raise Refused(error("remote-code", what, folder, remedy), exit_code=EXIT_TRUST) from None
         first = str(problem).strip().splitlines()[:1] or [type(problem).__name__]
         what = f"transformers {version} cannot load the tokenizer: {first[0]}"
         remedy = "give a complete tokenizer folder with --tokenizer-dir, or pass --tokenizer checkpoint"
@@ -275,6 +279,28 @@ def _from_file(folder: Path, image_mark: str) -> TokenizerFacts:
     path = folder / "tokenizer.json"
     content = jsonfile.read(path, "tokenizer.json", "use --tokenizer hf, which also reads tokenizer.model")
     config = jsonfile.read(folder / "tokenizer_config.json", "tokenizer_config.json", "copy it beside tokenizer.json")
+    with jsonfile.reading(path, "tokenizer.json or tokenizer_config.json"):
+        facts = _stated(path, content, config, image_mark)
+    _check_loads(facts.content, path)
+    return facts
+
+
+def _check_loads(content: bytes, path: Path) -> None:
+    """Raises Refused for a file that the `tokenizers` package cannot read; does nothing where that is not installed."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        return
+    try:
+        Tokenizer.from_str(content.decode())
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as problem:  # a panic of its native code is no Exception
+        what = f"the tokenizers package cannot read tokenizer.json: {str(problem)[:200]}"
+        raise Refused(error("tokenizer-unreadable", what, path, "copy the file again, or use --tokenizer hf")) from None
+
+
+def _stated(path: Path, content: dict[str, Any], config: dict[str, Any], image_mark: str) -> TokenizerFacts:
     ids = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
     vocabulary, kind = (content.get("model", {}).get(key, {}) for key in ("vocab", "type"))
     size = max([len(vocabulary), *(i + 1 for i in ids.values())])

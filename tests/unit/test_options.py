@@ -21,6 +21,7 @@ VALUES: dict[str, Any] = {
     "pp": 2,
     "tokenizer": "checkpoint",
     "image_hosts": ("a.b",),
+    "limits": (("image-pixels", 9),),
     "nodes": 2,
     "vision_gpus": (1,),
     "gpu_memory": 80 << 30,

@@ -33,7 +33,7 @@ SPEC, VARIANT = find("video-neva")
 
 def reader(**changes: Any) -> VideoReader:
     layout = {"module": "video_frames", "num_frames": 4, "reverse_channels": False, **changes}
-    limits = {"max_video_bytes": 1 << 20, "max_video_frames": 20, "max_frame_pixels": 1 << 24}
+    limits = {"max_video_bytes": 1 << 20, "max_video_frames": 20, "max_video_seconds": 5, "max_frame_pixels": 1 << 24}
     return VideoReader(serving.settings(layout=layout, limits=limits))
 
 
@@ -60,7 +60,7 @@ def test_colours_can_be_reversed() -> None:
 
 
 def test_limits() -> None:
-    with pytest.raises(RequestError, match="video 0: more than 20 frames"):
+    with pytest.raises(RequestError, match="video 0: 21 or more frames, allowed are 20"):
         reader()(frames(21))
     huge = np.broadcast_to(np.zeros(3, np.uint8), (1, 5000, 5000, 3))
     with pytest.raises(RequestError, match="5000x5000"):
@@ -144,7 +144,7 @@ def test_the_plan_and_the_readme_say_video(tmp_path: Path) -> None:
 
 
 def test_messages_say_video() -> None:
-    limits = {"max_video_bytes": 1, "max_video_frames": 1, "max_frame_pixels": 1}
+    limits = {"max_video_bytes": 1, "max_video_frames": 1, "max_video_seconds": 1, "max_frame_pixels": 1}
     media = {"module": "videos", "needed": "a video", "input": "video_encoded_input", "noun": "video"}
     values = serving.settings(media=media, limits=limits, prompt={"before": [], "after": [{"text": "{text}"}]})
     builder = PromptBuilder(values, TokenizersText(serving.tokenizer()))

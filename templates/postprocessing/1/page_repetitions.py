@@ -5,6 +5,7 @@ Equal to transformers' NougatTokenizer (5.23) character for character, also wher
 
 from __future__ import annotations
 
+import bisect
 import re
 from typing import NamedTuple
 
@@ -72,8 +73,9 @@ def _runs(bare: list[str]) -> list[tuple[int, int]]:
     """[start, stop) of the runs of more than 15 lines in which neighbours are alike, gaps of up to 3 lines bridged."""
     alike: list[int] = []
     last = len(bare) - 1
+    filled = [*(line for line in range(1, last) if bare[line]), last]  # of which one follows each line
     for line in range(last):
-        following = next((i for i in range(line + 1, last) if bare[i]), last)
+        following = filled[bisect.bisect_right(filled, line)]
         one, other = bare[line], bare[following]
         if (
             3 < len(one) < 200

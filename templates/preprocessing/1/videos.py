@@ -18,6 +18,12 @@ from preprocessing_settings import Settings
 from tensors import RequestError, optional
 
 ENCODED, DECODED = "video_encoded_input", "video_bytes_input"
+# ffmpeg guesses the format, and would follow those that list further files or describe network streams; its rare
+# decoders are seldom looked at.
+FORMATS = "mov,mp4,matroska,webm,avi"
+CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "ffv1")
+MARGIN_PIXELS = 1 << 20  # ffmpeg counts what it pads small frames with
+LIBAV_OPTIONS = {"format_whitelist": FORMATS, "codec_whitelist": ",".join(CODECS), "protocol_whitelist": "none"}
 REFUSED = (
     "image_encoded_input",
     "image_url_input",
@@ -83,6 +89,10 @@ class VideoReader:
         self._max_bytes = settings["limits"]["max_video_bytes"]
         self._most_frames = settings["limits"]["max_video_frames"]
         self._max_pixels = settings["limits"]["max_frame_pixels"]
+        # Frames may be larger than the header says, and ffmpeg decodes some to open a file. What is not much too
+        # large it may open, so that the error can name the size.
+        self._bound = {"max_pixels": str(4 * self._max_pixels + MARGIN_PIXELS)}
+        self._max_seconds = settings["limits"]["max_video_seconds"]
 
     def __call__(self, source: Source) -> Clip:
         """The clip of `source`.
@@ -125,14 +135,22 @@ class VideoReader:
                 f"decoded frames in {DECODED}"
             ) from None
         try:
-            with av.open(BytesIO(file)) as container:
+            with av.open(BytesIO(file), options={**LIBAV_OPTIONS, **self._bound}) as container:
+                for stream in container.streams.video[:1]:  # what the header says, before anything is decoded
+                    stream.codec_context.options = {**stream.codec_context.options, **self._bound}
+                    if stream.codec_context.name not in CODECS:  # the option binds ffmpeg's guesses only
+                        raise RequestError(f"codec {stream.codec_context.name}: send H.264, HEVC, VP8, VP9 or AV1")
+                    self._check(stream.frames, stream.height, stream.width, (container.duration or 0) / av.time_base)
                 for number, frame in enumerate(container.decode(video=0)):
-                    self._check(number + 1, frame.height, frame.width)
+                    self._check(number + 1, frame.height, frame.width, frame.time or 0)
                     yield frame
         except RequestError:
             raise
         except Exception:  # decoders raise nearly anything on bytes that are not theirs
-            raise RequestError("not a readable video file, or damaged: check or convert it") from None
+            raise RequestError(
+                f"not a readable MP4, WebM, Matroska or AVI file with frames of at most {self._max_pixels} pixels: "
+                "check or convert it"
+            ) from None
 
     def _from_array(self, array: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         if array.shape[-1] == 3:
@@ -141,11 +159,15 @@ class VideoReader:
             frames = array.transpose(0, 2, 3, 1)
         else:
             raise RequestError(f"shape {list(array.shape)} has no channel axis of size 3: send T,H,W,3 or T,3,H,W")
-        self._check(*frames.shape[:3])
+        count, height, width = frames.shape[:3]
+        self._check(count, height, width)
         return [frames[number] for number in self.chosen(len(frames))]
 
-    def _check(self, frames: int, height: int, width: int) -> None:
+    def _check(self, frames: int, height: int, width: int, seconds: float = 0.0) -> None:
+        """`frames` and `seconds` are those seen so far, or what the header says."""
         if frames > self._most_frames:
-            raise RequestError(f"more than {self._most_frames} frames: send a shorter video")
+            raise RequestError(f"{frames} or more frames, allowed are {self._most_frames}: send a shorter video")
+        if seconds > self._max_seconds:
+            raise RequestError(f"{seconds:.1f} seconds or more, allowed are {self._max_seconds}: send a shorter video")
         if height * width > self._max_pixels:
             raise RequestError(f"frames of {width}x{height} pixels, allowed are {self._max_pixels}: send smaller ones")

@@ -10,6 +10,8 @@ from tensors import RequestError
 from text_tokenizer import TextTokenizer
 
 SENTINELS = ("\n", ".", "a")
+MAX_WORDS = 1024  # of one list; each is tokenized up to four times
+MAX_WORD_CHARACTERS = 256
 
 
 def spellings(tokenizer: TextTokenizer, word: str) -> list[list[int]]:
@@ -30,6 +32,17 @@ def spellings(tokenizer: TextTokenizer, word: str) -> list[list[int]]:
     if not distinct:
         raise RequestError(f"the word {word!r} has no tokens: leave it out")
     return distinct
+
+
+def check_words(name: str, words: Sequence[str]) -> None:
+    """Raise RequestError for a list of input `name` that is too long to be worth tokenizing."""
+    if len(words) > MAX_WORDS:
+        raise RequestError(f"{name} holds {len(words)} words, allowed are {MAX_WORDS}: send fewer", "limit")
+    longest = max(map(len, words), default=0)
+    if longest > MAX_WORD_CHARACTERS:
+        raise RequestError(
+            f"{name} holds a word of {longest} characters, allowed are {MAX_WORD_CHARACTERS}: shorten it", "limit"
+        )
 
 
 def word_list(tokenizer: TextTokenizer, words: Sequence[str], tokens: Sequence[int] = ()) -> NDArray[np.int32]:

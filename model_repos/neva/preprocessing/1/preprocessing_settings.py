@@ -82,6 +82,7 @@ class Limits(TypedDict):
     max_video_bytes: int
     max_video_frames: int
     max_frame_pixels: int
+    max_video_seconds: int
     max_output_len: int | None  # of an answer, where the decoder does not read the prompt
 
 

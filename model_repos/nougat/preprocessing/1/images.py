@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
@@ -111,7 +112,7 @@ class ImageReader:
         if media_type.strip() not in MEDIA_TYPES:
             raise RequestError(f"the data URI holds {media_type[:40]!r}: send image/jpeg, image/png or image/webp")
         payload = payload.translate(None, b" \t\r\n\v\f")
-        self._check_bytes(len(payload) // 4 * 3)
+        self._check_bytes(len(payload) // 4 * 3 - payload[-2:].count(b"="))
         if b"-" in payload or b"_" in payload:
             raise RequestError("the data URI is URL-safe base64 ('-', '_'): use '+' and '/'")
         try:
@@ -127,19 +128,21 @@ class ImageReader:
         self._check_bytes(len(file))
         try:
             image: Image.Image = Image.open(BytesIO(file), formats=FORMATS)
-        except Image.DecompressionBombError:
-            raise RequestError(f"more than {self._max_pixels} pixels: send a smaller one") from None
+        except Image.DecompressionBombError as error:  # Pillow looks at the header, too, and knows the number
+            found = re.search(r"\d+", str(error))
+            raise self._too_many_pixels(found[0] if found else "too many") from None
         except Exception:  # decoders raise nearly anything on bytes that are not theirs
             raise RequestError("not a readable JPEG, PNG or WebP file: check or convert it") from None
         if image.width * image.height > self._max_pixels:  # the header alone: nothing is decoded so far
-            raise RequestError(
-                f"{image.width}x{image.height} pixels, allowed are {self._max_pixels} in all: send a smaller one"
-            )
+            raise self._too_many_pixels(f"{image.width}x{image.height}")
         try:
             ImageOps.exif_transpose(image, in_place=True)
             return image.convert("RGB")
         except Exception:
             raise RequestError("the file is truncated or damaged: send it again") from None
+
+    def _too_many_pixels(self, found: str) -> RequestError:
+        return RequestError(f"{found} pixels, allowed are {self._max_pixels} in all: send a smaller one")
 
     def _from_array(self, array: NDArray[Any]) -> Image.Image:
         if array.shape[-1] == 3:
@@ -150,5 +153,5 @@ class ImageReader:
             raise RequestError(f"shape {list(array.shape)} has no channel axis of size 3: send H,W,3 or 3,H,W")
         height, width = channels_last.shape[:2]
         if height * width > self._max_pixels:
-            raise RequestError(f"{width}x{height} pixels, allowed are {self._max_pixels}: send a smaller one")
+            raise self._too_many_pixels(f"{width}x{height}")
         return Image.fromarray(np.ascontiguousarray(channels_last, dtype=np.uint8))

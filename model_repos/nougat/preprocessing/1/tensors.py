@@ -95,7 +95,9 @@ def failed(error: Exception) -> pb_utils.InferenceResponse:
     gets INTERNAL, and the traceback is logged.
     """
     if isinstance(error, RequestError):
-        return error_response(str(error), pb_utils.TritonError.INVALID_ARG)
+        # Parts of the request may be quoted in it: Triton cuts a text at its first NUL, and logs are read line by line.
+        text = "".join(character if character.isprintable() else "?" for character in str(error))
+        return error_response(text, pb_utils.TritonError.INVALID_ARG)
     cause = "".join(traceback.format_exception(error))
     return error_response(INTERNAL, pb_utils.TritonError.INTERNAL, cause)
 

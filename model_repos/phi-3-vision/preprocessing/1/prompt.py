@@ -116,12 +116,19 @@ class Prompts(ABC):
         extra[visual] = hashes[prompt.owners[visual]]
         return extra
 
+    def check_count(self, images: int) -> None:
+        """Raise RequestError for more images than a prompt may have; asked before any is decoded."""
+        most = self._limits["max_images"]
+        if images > most:
+            raise RequestError(f"{images} {self.media['noun']}s, allowed are {most}: send fewer", "limit")
+
     def check_characters(self, prompt: str) -> None:
         """Raise RequestError for a text that is too long to be worth tokenizing."""
-        if len(prompt) > CHARACTERS_PER_TOKEN * self._limits["max_input_len"]:
+        most = self._limits["max_input_len"]
+        if len(prompt) > CHARACTERS_PER_TOKEN * most:
             raise RequestError(
-                f"the prompt has {len(prompt)} characters, too many for max_input_len "
-                f"{self._limits['max_input_len']} tokens: shorten the text",
+                f"the prompt has {len(prompt)} characters, allowed are {CHARACTERS_PER_TOKEN * most}, more than "
+                f"max_input_len {most} tokens hold: shorten the text",
                 "limit",
             )
 
@@ -142,8 +149,7 @@ class Prompts(ABC):
                 f"{self._model} needs {self.media['needed']}: send one, for example in {self.media['input']}"
             )
         noun = self.media["noun"]
-        if len(images) > self._limits["max_images"]:
-            raise RequestError(f"{len(images)} {noun}s, allowed are {self._limits['max_images']}: send fewer", "limit")
+        self.check_count(len(images))
         rows, table = self.table_rows(images), self._limits["max_table_rows"]
         if rows > table:
             raise RequestError(

@@ -6,18 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 
 def load(constants: dict[str, Any]) -> torch.Tensor:
     """The rows [c, hidden] that the settings name, in that order, on the host.
 
-    Raises FileNotFoundError, with the remedy, when there is no such file, and KeyError for a name it does not have.
+    Raises FileNotFoundError when there is no such file, and ValueError when it is damaged or lacks a name; with the
+    remedy.
     """
     file = constants["file"]
     if not Path(file).is_file():
         raise FileNotFoundError(
             f"{file} does not exist: build the vision engine again with build_engines.sh, which writes it"
         )
-    stored = load_file(file)
-    return torch.stack([stored[name].reshape(-1) for name in constants["names"]])
+    try:
+        stored = load_file(file)
+        return torch.stack([stored[name].reshape(-1) for name in constants["names"]])
+    except (SafetensorError, KeyError, RuntimeError) as problem:
+        raise ValueError(
+            f"{file} cannot be used ({problem}): build the vision engine again with build_engines.sh"
+        ) from None

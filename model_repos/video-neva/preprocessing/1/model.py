@@ -17,7 +17,7 @@ from placement import ImageLayout, Placed
 from preprocessing_settings import load
 from prompt import Prompts
 from tensors import RequestError, answer_each, column, optional, row_strings, row_values, strings
-from word_lists import embedding_bias, stacked, word_list
+from word_lists import check_words, embedding_bias, stacked, word_list
 
 PIXELS = "image_input"  # made by the client, as the engine takes them
 
@@ -56,9 +56,10 @@ class TritonPythonModel:
         """
         texts = self._texts(request)
         batch = len(texts)
-        images = [
-            [self._picture(source) for source in row] for row in self.sources(request, self.settings["model"], batch)
-        ]
+        sources = self.sources(request, self.settings["model"], batch)
+        for row in sources:
+            self.prompts.check_count(len(row))
+        images = [[self._picture(source) for source in row] for row in sources]
         use_template = column(request, "apply_chat_template", batch, True)
         with self.counts.timed("tokenize_us_total"):
             prompts = [
@@ -175,12 +176,12 @@ class TritonPythonModel:
         always: Sequence[str] = (),
         tokens: Sequence[int] = (),
     ) -> NDArray[np.int32]:
-        rows = row_strings(request, name, batch)
+        rows = _words(request, name, batch)
         return stacked([word_list(self.tokenizer, [*always, *words], tokens) for words in rows])
 
     def _embedding_bias(self, request: pb_utils.InferenceRequest, batch: int) -> NDArray[np.float32]:
         """[B,V], or [B,0] when no row has a bias."""
-        words = row_strings(request, "embedding_bias_words", batch)
+        words = _words(request, "embedding_bias_words", batch)
         weights = row_values(request, "embedding_bias_weights", batch)
         vocab_size = self.settings["tokenizer"]["vocab_size"]
         rows = [
@@ -188,6 +189,13 @@ class TritonPythonModel:
             for row_words, row_weights in zip(words, weights, strict=True)
         ]
         return _padded(rows, [0] * batch, np.float32)
+
+
+def _words(request: pb_utils.InferenceRequest, name: str, batch: int) -> list[list[str]]:
+    rows = row_strings(request, name, batch)
+    for row in rows:
+        check_words(name, row)
+    return rows
 
 
 def _one_of_two(request: pb_utils.InferenceRequest, name: str, other: str, batch: int) -> list[int]:

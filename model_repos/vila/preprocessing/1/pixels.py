@@ -39,7 +39,7 @@ class PixelTransform:
             "resize_shortest": self.resize_shortest,
             "resize": self.resize,
             "center_crop": _center_crop,
-            "pad_square": _pad_square,
+            "pad_square": self._pad_square,
             "on_white": on_white,
         }
         unknown = [name for name, *_ in settings["steps"] if name not in known]
@@ -94,6 +94,19 @@ class PixelTransform:
         width, height = (edge, new_long) if image.width <= image.height else (new_long, edge)
         return self.resize(image, height, width)
 
+    def _pad_square(self, image: Image.Image, *colour: int) -> Image.Image:
+        side = max(image.size)
+        if image.size == (side, side):
+            return image
+        if side * side > self._max_pixels:
+            raise RequestError(
+                f"{image.width}x{image.height} pixels is too elongated: padded to a square it would have {side * side} "
+                f"pixels, allowed are {self._max_pixels}; crop it"
+            )
+        square = Image.new("RGB", (side, side), colour)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square
+
     def resize(self, image: Image.Image, height: int, width: int) -> Image.Image:
         """`image` scaled to this size with the model's filter."""
         return image.resize((width, height), self._resample)
@@ -114,12 +127,3 @@ def on_white(image: Image.Image) -> Image.Image:
 def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     top, left = (image.height - height) // 2, (image.width - width) // 2
     return image.crop((left, top, left + width, top + height))  # black where the image is too small
-
-
-def _pad_square(image: Image.Image, *colour: int) -> Image.Image:
-    side = max(image.size)
-    if image.size == (side, side):
-        return image
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
