@@ -38,6 +38,7 @@ class Options:
     client_cache_ids: bool = False
     vision_cache: int | None = None
     pixels: PixelForm | None = None
+    decode_scale: bool = False
     tokenizer: Literal["hf", "checkpoint"] = "hf"
     frame_order: Literal["rgb", "bgr"] | None = None
     name: str | None = None
@@ -75,6 +76,7 @@ class Options:
             "client_cache_ids": self.client_cache_ids,
             "vision_cache": self.vision_cache,
             "pixels": self.pixels,
+            "decode_scale": self.decode_scale,
             "name": self.name,
             "image_hosts": list(self.image_hosts),
             "path_map": [list(pair) for pair in self.path_map],
@@ -111,6 +113,7 @@ class Options:
         words = [word for name, value in values.items() if value is not None for word in (name, str(value))]
         words += ["--streaming"] * self.streaming + ["--kv-cache-reuse"] * self.kv_cache_reuse
         words += ["--client-cache-ids"] * self.client_cache_ids
+        words += ["--decode-scale"] * self.decode_scale
         for host in self.image_hosts:
             words += ["--image-host", host]
         for step, parameter, value in self.set:

@@ -18,6 +18,7 @@ from preprocessing_settings import load
 from prompt import Prompts
 from tensors import RequestError, answer_each, column, optional, strings
 from word_lists import embedding_bias, stacked, word_list
+from workers import WORKERS
 
 PIXELS = "image_input"  # made by the client, as the engine takes them
 
@@ -56,9 +57,9 @@ class TritonPythonModel:
         """
         texts = self._texts(request)
         batch = len(texts)
-        images = [
-            [self._picture(source) for source in row] for row in self.sources(request, self.settings["model"], batch)
-        ]
+        sources = self.sources(request, self.settings["model"], batch)
+        pictures = iter(WORKERS.each(self._picture, [source for row in sources for source in row]))
+        images = [[next(pictures) for _ in row] for row in sources]
         use_template = column(request, "apply_chat_template", batch, True)
         with self.counts.timed("tokenize_us_total"):
             prompts = [
