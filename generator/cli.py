@@ -136,6 +136,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         client_cache_ids=arguments.client_cache_ids,
         vision_cache=arguments.vision_cache,
         pixels=arguments.pixels,
+        decode_scale=arguments.decode_scale,
         tokenizer=arguments.tokenizer,
         frame_order=arguments.frame_order,
         name=arguments.name,

@@ -31,6 +31,7 @@ def explain(plan: Plan, facts: Facts) -> str:
         ("LLM dtype", plan.llm_dtype, "LLM engine" if engine else "spec"),
         ("vision dtype", plan.vision_dtype, "vision engine" if facts.vision_engine else "spec"),
         ("pixels", plan.pixel_form, "--pixels or vision engine"),
+        *([("decoded JPEGs", f"sides of {plan.decode_edge} or more", "--decode-scale")] * bool(plan.decode_edge)),
         ("rows per engine entry", plan.rows_per_image, "vision engine, checkpoint or spec"),
         ("max batch size", plan.limits.max_batch_size, limits),
         (f"{noun}s per prompt", plan.limits.max_images, limits),

@@ -38,6 +38,7 @@ class Options:
     client_cache_ids: bool = False
     vision_cache: int | None = None
     pixels: PixelForm | None = None
+    decode_scale: bool = False
     tokenizer: Literal["hf", "checkpoint"] = "hf"
     frame_order: Literal["rgb", "bgr"] | None = None
     name: str | None = None
@@ -76,6 +77,7 @@ class Options:
             "client_cache_ids": self.client_cache_ids,
             "vision_cache": self.vision_cache,
             "pixels": self.pixels,
+            "decode_scale": self.decode_scale,
             "name": self.name,
             "limits": dict(self.limits),
             "image_hosts": list(self.image_hosts),
@@ -115,6 +117,7 @@ class Options:
         for limit, most in self.limits:
             words += ["--limit", f"{limit}={most}"]
         words += ["--client-cache-ids"] * self.client_cache_ids
+        words += ["--decode-scale"] * self.decode_scale
         for host in self.image_hosts:
             words += ["--image-host", host]
         for step, parameter, value in self.set:

@@ -46,6 +46,7 @@ class Plan:
         pixel_form: "float": pixels cross normalised, in vision_dtype; "uint8": as levels, channels last.
         client_cache_ids: whether clients may keep their KV blocks apart.
         vision_cache: bytes of the rows that one instance of the vision step keeps.
+        decode_edge: pixels that each side of a JPEG keeps when it is decoded smaller; None = decoded whole.
         vision_batch: images in one engine call at most, None = the engine's profile says it at load time.
         quantization: of the LLM, as --quantization calls it or, where that has no word, as the engine does.
         launch: processes, nodes and GPUs. sizes: what the memory plan is computed from. deploy: None = no manifests.
@@ -72,6 +73,7 @@ class Plan:
     llm_dtype: str
     vision_dtype: str
     pixel_form: PixelForm
+    decode_edge: int | None
     pixels: PixelSpec
     conversation: Conversation
     prompt: dict[str, Any]

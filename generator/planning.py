@@ -30,7 +30,7 @@ from generator.findings import Finding, error, warning
 from generator.options import Options
 from generator.plan import FRONT, LLM_RESPONSES, ROLES, TRITON_TYPE, Paths, Plan
 from generator.routes import ROUTES, Route
-from generator.spec import ModelSpec, Variant
+from generator.spec import ModelSpec, PixelSpec, Variant
 
 
 def route_of(options: Options, spec: ModelSpec, release: str) -> tuple[Route, list[Finding]]:
@@ -95,6 +95,18 @@ def release_of(options: Options, spec: ModelSpec, facts: Facts) -> tuple[str, li
         what = f"the LLM engine was built by TensorRT-LLM {engine.version}; the contract of {exact} is used"
         findings.append(warning("engine-release", what, where, "serve it in a container with that same build"))
     return asked or exact, findings
+
+
+def _decode_edge(options: Options, spec: ModelSpec, pixels: PixelSpec) -> tuple[int | None, list[Finding]]:
+    """The side of the square that every image is scaled to or around, if --decode-scale asks for it: a JPEG need not be
+    decoded larger. Where entries and prompt depend on an image's size, it must be known exactly."""
+    if not options.decode_scale:
+        return None, []
+    sides = [int(side) for name, *sides in pixels.steps if name in ("resize", "resize_shortest") for side in sides]
+    if sides and spec.layout.module == "fixed_rows" and spec.media.module == "images":
+        return max(sides), []
+    what = f"{spec.title} does not scale every image to one size, so that none can be decoded smaller"
+    return None, [error("decode-scale", what, "--decode-scale", "leave out --decode-scale")]
 
 
 def _missing(options: Options, spec: ModelSpec, facts: Facts) -> list[str]:
@@ -199,6 +211,9 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
             warning("not-servable-yet", "not servable yet, missing: " + "; ".join(missing), "output", remedy)
         )
     tokens = prompting.tokens(spec, variant, facts)
+    pixels = (checkpoint and checkpoint.pixels) or variant.pixels
+    decode_edge, more = _decode_edge(options, spec, pixels)
+    findings += more
     plan = Plan(
         spec=spec,
         variant=variant,
@@ -217,7 +232,8 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         llm_dtype=llm_dtype,
         vision_dtype=vision_dtype if vision_dtype in TRITON_TYPE else spec.vision_dtype,
         pixel_form=options.pixels or (vision.pixels if vision else "float"),
-        pixels=(checkpoint and checkpoint.pixels) or variant.pixels,
+        decode_edge=decode_edge,
+        pixels=pixels,
         conversation=variant.conversation,
         prompt=prompting.prompt(spec, variant, facts, tokens),
         layout=layout,

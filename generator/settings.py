@@ -52,6 +52,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "std": list(plan.pixels.std),
             "shape": list(plan.pixel_shape),
             "dtype": plan.pixel_dtype,
+            "decode_edge": plan.decode_edge,
             "module": NUMBERS.get(plan.pixel_dtype, "numpy_numbers"),
         },
         "layout": plan.layout,

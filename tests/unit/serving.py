@@ -105,6 +105,7 @@ def settings(*, image_token: bool = True, **changes: Any) -> Any:
             "std": CLIP_STD,
             "shape": [3, 336, 336],
             "dtype": "float16",
+            "decode_edge": None,
             "module": "numpy_numbers",
         },
         "layout": {"module": "fixed_rows"},

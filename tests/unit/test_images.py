@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from images import ImageReader
-from PIL import Image
+from images import ENCODED, ImageReader, Source
+from PIL import Image, ImageOps
 from tensors import RequestError
 
 from tests.unit import serving
@@ -147,3 +147,33 @@ def test_bad_image_urls(step: Any, value: bytes, message: str) -> None:
     got = refusal(step, image_url_input=words([value]))
     assert got.startswith("image 0 in image_url_input: ") and message in got, got
     assert len(got) < 300
+
+
+@pytest.mark.parametrize(
+    ("size", "edge", "decoded"),
+    [
+        ((2000, 1000), 336, (1000, 500)),
+        ((4001, 3001), 336, (501, 376)),
+        ((400, 4000), 336, (400, 4000)),  # the short side decides
+        ((671, 672), 336, (671, 672)),
+        ((672, 672), 336, (336, 336)),
+        ((2000, 1000), None, (2000, 1000)),
+    ],
+)
+def test_jpegs_are_decoded_no_larger_than_needed(
+    size: tuple[int, int], edge: int | None, decoded: tuple[int, int]
+) -> None:
+    read = ImageReader(serving.settings()["limits"] | {"max_image_bytes": 1 << 25}, [], edge)
+    photo = picture(3, 8, 6).resize(size)
+    for turned in (False, True):
+        exif = Image.Exif()
+        exif[0x0112] = 6 if turned else 1
+        stream = BytesIO()
+        photo.save(stream, "JPEG", exif=exif)
+        image = read(Source(ENCODED, "image 0", stream.getvalue()))
+        assert image.size == (decoded[::-1] if turned else decoded)
+        whole = ImageOps.exif_transpose(Image.open(BytesIO(stream.getvalue()))).resize(image.size)
+        assert np.abs(np.asarray(image, dtype=np.int16) - np.asarray(whole)).mean() < 1
+    stream = BytesIO()
+    photo.save(stream, "PNG")
+    assert read(Source(ENCODED, "image 0", stream.getvalue())).size == size

@@ -17,6 +17,7 @@ VALUES: dict[str, Any] = {
     "kv_cache_reuse": True,
     "client_cache_ids": True,
     "vision_cache": 64 << 20,
+    "decode_scale": True,
     "tp": 2,
     "pp": 2,
     "tokenizer": "checkpoint",

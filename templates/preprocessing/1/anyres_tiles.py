@@ -52,8 +52,7 @@ class ImageLayout:
         canvas = self._on_canvas(image, height, width)
         self._transform.normalise(np.asarray(self._transform.resize(image, self._tile, self._tile)), out[0])
         corners = [(y, x) for y in range(0, height, self._tile) for x in range(0, width, self._tile)]
-        for entry, (y, x) in zip(out[1:], corners, strict=True):
-            self._transform.normalise(canvas[y : y + self._tile, x : x + self._tile], entry)
+        self._transform.normalise_tiles(canvas, self._tile, corners, out[1:])
 
     def _best_grid(self, width: int, height: int) -> tuple[int, int]:
         """The (height, width) that keeps most of the image's pixels, and of those the one that wastes least."""

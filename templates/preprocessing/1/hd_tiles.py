@@ -8,18 +8,22 @@ a row between, then the global view in the same way. It follows from the image's
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from antialias import fused
 from numpy.typing import NDArray
 from PIL import Image
 from pixels import PixelTransform
 from placement import Placed
 from preprocessing_settings import Settings
 from tensors import RequestError
+from workers import WORKERS
 
 LINE_END, BETWEEN = -1, -2  # constant rows 0 and 1
 WHITE = 255
+PLACES = 16  # of an axis, interpolated at a time
 CUBIC = -0.75  # the coefficient of torch's bicubic interpolation; Pillow's is -0.5
 
 
@@ -56,10 +60,9 @@ class ImageLayout:
         levels = self._padded(image)
         if upright:
             levels = levels.transpose(1, 0, 2)
-        out[0] = self._transform.rounded(squashed(self._transform.normalised(levels), self._tile))
+        out[0] = self._transform.rounded(squashed(levels, self._transform.exact, self._tile))
         corners = [(y * self._tile, x * self._tile) for y in range(down) for x in range(across)]
-        for entry, (y, x) in zip(out[1:], corners, strict=True):
-            self._transform.normalise(levels[y : y + self._tile, x : x + self._tile], entry)
+        self._transform.normalise_tiles(levels, self._tile, corners, out[1:])
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) of a lying image scaled to as many crops as it can fill."""
@@ -86,27 +89,45 @@ class ImageLayout:
         return levels
 
 
-def squashed(planes: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """[3,H,W] float32 interpolated to [3,side,side] as torch's bicubic interpolate without antialiasing does.
+def squashed(levels: NDArray[np.uint8], table: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """The values that `table` [3,256] has for `levels` [H,W,3], interpolated to [3,side,side] as torch's bicubic
+    interpolate without antialiasing does.
 
     torch's compiled loop fuses each multiplication with the addition that follows; a float64 step rounded to float32
     is the same but for one rounding in some millions.
     """
-    rows, row_weights = _taps(planes.shape[1], side)
-    columns, column_weights = _taps(planes.shape[2], side)
+    rows, row_weights = _taps(levels.shape[0], side)
+    columns, column_weights = _taps(levels.shape[1], side)
     needed, place = np.unique(rows, return_inverse=True)
-    lines = planes[:, needed]
-    across = _weighted([lines[:, :, columns[tap]] for tap in range(4)], column_weights)
-    place = place.reshape(rows.shape)
-    return _weighted([across[:, place[tap]] for tap in range(4)], row_weights[:, :, None])
+    lines = levels[needed]
+
+    def column_values(first: int, last: int) -> NDArray[np.float32]:
+        part = lines[:, first:last].transpose(1, 2, 0)
+        return np.stack([np.take(table[channel], part[:, channel], mode="clip") for channel in range(3)], axis=1)
+
+    across = _pass(column_values, columns, column_weights)  # [side,3,needed]
+    turned = np.ascontiguousarray(across.transpose(2, 1, 0))
+    made = _pass(lambda first, last: turned[first:last], place.reshape(rows.shape), row_weights)
+    return made.transpose(1, 0, 2)
 
 
-def _weighted(taps: list[NDArray[np.float32]], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The sum of four taps times their weights, fused step by step, in the order that compilers give that loop."""
-    total: NDArray[np.float32] = taps[1] * weights[1]
-    for tap in (0, 2, 3):
-        total = (taps[tap].astype(np.float64) * weights[tap] + total).astype(np.float32)
-    return total
+def _pass(
+    source: Callable[[int, int], NDArray[np.float32]], positions: NDArray[np.int64], weights: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Sums of four taps, [n,...]: `source` gives the lines from one position to another, [N,...]. Fused step by step,
+    in the order that compilers give that loop."""
+
+    def block(part: slice) -> NDArray[np.float32]:
+        own = positions[:, part]
+        first = int(own.min())
+        lines = source(first, int(own.max()) + 1)
+        total: NDArray[np.float32] = lines[own[1] - first] * weights[1, part, None, None]
+        for tap in (0, 2, 3):
+            fused(total, lines[own[tap] - first], weights[tap, part, None, None])
+        return total
+
+    parts = [slice(start, start + PLACES) for start in range(0, positions.shape[1], PLACES)]
+    return np.concatenate(WORKERS.each(block, parts))
 
 
 def _taps(size: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

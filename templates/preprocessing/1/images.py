@@ -25,6 +25,7 @@ from tensors import RequestError, optional
 FORMATS = ("JPEG", "PNG", "WEBP")
 MEDIA_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp")
 ENCODED, URL, DECODED, PIXELS = "image_encoded_input", "image_url_input", "image_bytes_input", "image_input"
+MEMORY_BLOCKS = 4  # of 16 MiB, which Pillow keeps for the next image instead of asking the system for each anew
 REFUSED = ("video_bytes_input", "video_encoded_input", "image_sizes_input", "decoder_text_input")
 
 
@@ -60,16 +61,22 @@ def sources(request: pb_utils.InferenceRequest, model: str, batch: int) -> list[
 
 
 def reader(settings: Settings) -> ImageReader:
-    return ImageReader(settings["limits"], settings["image_hosts"])
+    return ImageReader(settings["limits"], settings["image_hosts"], settings["pixels"]["decode_edge"])
 
 
 class ImageReader:
-    """Decodes sources within `limits`; fetches URLs from `hosts` only."""
+    """Decodes sources within `limits`; fetches URLs from `hosts` only.
 
-    def __init__(self, limits: Limits, hosts: Sequence[str]) -> None:
+    With a `decode_edge`, large JPEGs become images of 1/2, 1/4 or 1/8 of their size, whose sides are at least that
+    long: the decoder then computes fewer pixels (see Pillow's draft mode).
+    """
+
+    def __init__(self, limits: Limits, hosts: Sequence[str], decode_edge: int | None = None) -> None:
+        self._decode_edge = decode_edge
         self._max_bytes = limits["max_image_bytes"]
         self._max_pixels = limits["max_image_pixels"]
         self._fetch = Fetcher(hosts, self._max_bytes)
+        Image.core.set_blocks_max(MEMORY_BLOCKS)  # type: ignore[attr-defined]
 
     def __call__(self, source: Source) -> Image.Image:
         """The image of `source` in mode RGB. Not for client-made pixels (image_input).
@@ -136,8 +143,11 @@ class ImageReader:
         if image.width * image.height > self._max_pixels:  # the header alone: nothing is decoded so far
             raise self._too_many_pixels(f"{image.width}x{image.height}")
         try:
+            if self._decode_edge:
+                image.draft(None, (self._decode_edge, self._decode_edge))
             ImageOps.exif_transpose(image, in_place=True)
-            return image.convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")
         except Exception:
             raise RequestError("the file is truncated or damaged: send it again") from None
 

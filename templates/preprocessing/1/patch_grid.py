@@ -14,6 +14,7 @@ from PIL import Image
 from pixels import PixelTransform
 from placement import TOKEN, Placed
 from preprocessing_settings import Settings
+from workers import WORKERS
 
 
 class ImageLayout:
@@ -45,10 +46,13 @@ class ImageLayout:
         down, across = (-(-edge // self._patch) for edge in (height, width))
         levels = np.full((down * self._patch, across * self._patch, 3), self._padding, dtype=np.uint8)
         levels[:height, :width] = np.asarray(image)
-        planes = np.empty((3, *levels.shape[:2]), dtype=self.dtype)
-        self._transform.normalise(levels, planes)
-        patches = planes.reshape(3, down, self._patch, across, self._patch).transpose(1, 3, 2, 4, 0)
-        out[0, 0] = patches.reshape(down * across, -1)
+
+        def line(number: int) -> None:
+            part = levels[number * self._patch : (number + 1) * self._patch].reshape(self._patch, across, -1)
+            patches = part.transpose(1, 0, 2).reshape(-1, 3)
+            out[0, 0, number * across : (number + 1) * across] = self._transform.values(patches).reshape(across, -1)
+
+        WORKERS.each(line, range(down))
 
     def _fitted(self, width: int, height: int) -> tuple[int, int]:
         """(height, width) scaled down to the largest size, never up."""

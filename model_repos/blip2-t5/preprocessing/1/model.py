@@ -18,6 +18,7 @@ from preprocessing_settings import load
 from prompt import Prompts
 from tensors import RequestError, answer_each, column, optional, row_strings, row_values, strings
 from word_lists import check_words, embedding_bias, stacked, word_list
+from workers import WORKERS
 
 PIXELS = "image_input"  # made by the client, as the engine takes them
 
@@ -59,7 +60,8 @@ class TritonPythonModel:
         sources = self.sources(request, self.settings["model"], batch)
         for row in sources:
             self.prompts.check_count(len(row))
-        images = [[self._picture(source) for source in row] for row in sources]
+        pictures = iter(WORKERS.each(self._picture, [source for row in sources for source in row]))
+        images = [[next(pictures) for _ in row] for row in sources]
         use_template = column(request, "apply_chat_template", batch, True)
         with self.counts.timed("tokenize_us_total"):
             prompts = [

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from placement import Placed
 from preprocessing_settings import Settings
+from workers import WORKERS
 
+COLUMNS = 64  # of the image, looked up at a time
 IDS = 2  # values of a row before its pixels
 
 
@@ -39,7 +41,16 @@ class ImageLayout:
     def draw(self, image: Image.Image, out: NDArray[Any]) -> None:
         """Write the patches to the first rows of out[0], line by line, pixels in the order y, x, channel."""
         lines, columns = self._grid(*image.size)
-        planes = scaled(standardized(np.asarray(image)), lines * self._patch, columns * self._patch)
+        table = standard_table(np.asarray(image))
+        # column by column: as the first pass wants it
+        levels = np.asarray(image.transpose(Image.Transpose.TRANSPOSE))
+        values = np.empty(levels.shape, dtype=np.float32)
+
+        def look_up(part: slice) -> None:
+            np.take(table, levels[part], out=values[part], mode="clip")
+
+        WORKERS.each(look_up, [slice(start, start + COLUMNS) for start in range(0, len(levels), COLUMNS)])
+        planes = scaled(values.transpose(1, 0, 2), lines * self._patch, columns * self._patch)
         patches = planes.reshape(lines, self._patch, columns, self._patch, 3).transpose(0, 2, 1, 3, 4)
         rows = out[0, : lines * columns]
         rows[:, 0] = self._numbers.rounded(np.repeat(np.arange(1, lines + 1, dtype=np.float32), columns), self.dtype)
@@ -53,10 +64,11 @@ class ImageLayout:
         return lines, columns
 
 
-def standardized(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """8-bit `levels` [H,W,3] less their mean, over their deviation: float32. A flat image is not blown up."""
+def standard_table(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """float32 [256]: each level less the mean of 8-bit `levels` [H,W,3], over their deviation. A flat image is not
+    blown up. The order in which a mean is summed up is part of it."""
     values = levels.astype(np.float32)
     mean = np.mean(values)
     deviation = max(np.std(values), 1.0 / math.sqrt(values.size))
-    result: NDArray[np.float32] = ((np.arange(256, dtype=np.float32) - mean) / deviation)[levels]
+    result: NDArray[np.float32] = (np.arange(256, dtype=np.float32) - mean) / deviation
     return result

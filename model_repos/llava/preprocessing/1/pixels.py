@@ -8,7 +8,7 @@ inside takes the levels themselves, as uint8.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,12 @@ from level_table import level_table
 from numpy.typing import NDArray
 from PIL import Image
 from preprocessing_settings import Pixels
+from resample import resized
 from tensors import RequestError
+from workers import WORKERS
 
 WHITE = (255, 255, 255, 255)
+RESIZE_CROP = "resize_shortest, center_crop"
 
 
 class PixelTransform:
@@ -37,18 +40,20 @@ class PixelTransform:
         self._max_pixels = max_pixels
         known: dict[str, Callable[..., Image.Image]] = {
             "resize_shortest": self.resize_shortest,
+            RESIZE_CROP: self._resize_crop,
             "resize": self.resize,
             "center_crop": _center_crop,
             "pad_square": self._pad_square,
             "on_white": on_white,
         }
-        unknown = [name for name, *_ in settings["steps"] if name not in known]
+        steps = _joined(settings["steps"])
+        unknown = [name for name, *_ in steps if name not in known]
         if unknown:
             raise ValueError(f"settings.json: unknown pixel steps {unknown}; known are {sorted(known)}")
-        self._steps = [(known[name], arguments) for name, *arguments in settings["steps"]]
+        self._steps = [(known[name], arguments) for name, *arguments in steps]
         self._size = self.shape[:2] if self.as_levels else self.shape[1:]
-        self._exact = level_table(settings["rescale_factor"], settings["mean"], settings["std"])
-        self._table = self._exact if self.as_levels else self.rounded(self._exact)
+        self.exact = level_table(settings["rescale_factor"], settings["mean"], settings["std"])
+        self._table = self.exact if self.as_levels else self.rounded(self.exact)
 
     def __call__(self, image: Image.Image, out: NDArray[Any]) -> None:
         """Write the pixels of `image` (mode RGB) to `out`, of this transform's shape and dtype.
@@ -73,9 +78,23 @@ class PixelTransform:
             # every index is within the table; "clip" only spares numpy a bounds check and a buffer
             np.take(table, levels[..., channel], out=out[channel], mode="clip")
 
-    def normalised(self, levels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The normalised values of 8-bit `levels` [H,W,3] before they are rounded to our dtype: float32 [3,H,W]."""
-        return np.stack([table[levels[..., channel]] for channel, table in enumerate(self._exact)])
+    def values(self, levels: NDArray[np.uint8]) -> NDArray[Any]:
+        """The normalised values of 8-bit `levels` [n,3], channels last as they are."""
+        values = np.empty(levels.shape, dtype=self.dtype)
+        for channel, table in enumerate(self._table):
+            values[:, channel] = np.take(table, levels[:, channel], mode="clip")
+        return values
+
+    def normalise_tiles(
+        self, levels: NDArray[np.uint8], side: int, corners: Sequence[tuple[int, int]], out: NDArray[Any]
+    ) -> None:
+        """Normalise the squares of `levels` whose upper left (y, x) are `corners` into `out`, one entry each."""
+
+        def tile(place: tuple[NDArray[Any], tuple[int, int]]) -> None:
+            entry, (y, x) = place
+            self.normalise(levels[y : y + side, x : x + side], entry)
+
+        WORKERS.each(tile, zip(out, corners, strict=True))
 
     def rounded(self, values: NDArray[Any]) -> NDArray[Any]:
         """Float `values` in our dtype."""
@@ -83,6 +102,18 @@ class PixelTransform:
         return array
 
     def resize_shortest(self, image: Image.Image, edge: int) -> Image.Image:
+        return resized(image, self._shortest(image, edge), self._resample)
+
+    def _resize_crop(self, image: Image.Image, edge: int, height: int, width: int) -> Image.Image:
+        """Both steps in one, of which only what the crop keeps is computed."""
+        size = self._shortest(image, edge)
+        if size[0] < width or size[1] < height:
+            return _center_crop(resized(image, size, self._resample), height, width)
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        return resized(image, size, self._resample, (left, top, left + width, top + height))
+
+    def _shortest(self, image: Image.Image, edge: int) -> tuple[int, int]:
+        """(width, height) with the short side scaled to `edge`."""
         short, long = sorted(image.size)
         new_long = int(edge * long / short)
         if edge * new_long > self._max_pixels:
@@ -91,8 +122,7 @@ class PixelTransform:
                 f"it would have more than {self._max_pixels} pixels; crop it",
                 "image",
             )
-        width, height = (edge, new_long) if image.width <= image.height else (new_long, edge)
-        return self.resize(image, height, width)
+        return (edge, new_long) if image.width <= image.height else (new_long, edge)
 
     def _pad_square(self, image: Image.Image, *colour: int) -> Image.Image:
         side = max(image.size)
@@ -109,7 +139,18 @@ class PixelTransform:
 
     def resize(self, image: Image.Image, height: int, width: int) -> Image.Image:
         """`image` scaled to this size with the model's filter."""
-        return image.resize((width, height), self._resample)
+        return resized(image, (width, height), self._resample)
+
+
+def _joined(steps: list[list[Any]]) -> list[list[Any]]:
+    """The steps with a crop right after resize_shortest made one with it."""
+    joined: list[list[Any]] = []
+    for name, *arguments in steps:
+        if name == "center_crop" and joined and joined[-1][0] == "resize_shortest":
+            joined[-1] = [RESIZE_CROP, *joined[-1][1:], *arguments]
+        else:
+            joined.append([name, *arguments])
+    return joined
 
 
 def on_white(image: Image.Image) -> Image.Image:
