@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generator.gateway.completion import Request
-from generator.gateway.messages import BadRequest, ChatFormat, question
+from generator.gateway.messages import ChatFormat, question
+from generator.gateway.refusal import BadRequest
 
 CHAT = ChatFormat("tiny", "SYS USER: {text} ASSISTANT:", " {answer}</s>USER: {text} ASSISTANT:", "<image>\n")
 SINGLE = ChatFormat("single", "{text}", "", "")
@@ -104,7 +105,7 @@ def test_usage_is_told_unless_a_stream_does_not_ask() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{"n": 2}, {"logprobs": True}, {"tools": [{}]}, {"max_tokens": 0}, {"max_tokens": "8"}, {"stop": [""]}, {"seed": "x"},
+    [{"n": 0}, {"n": 129}, {"logprobs": True}, {"tools": [{}]}, {"max_tokens": 0}, {"max_tokens": "8"}, {"stop": [""]}, {"seed": "x"},
      {"temperature": True}, {"model": "other"}, {"messages": "hi"}, {"response_format": {"type": "json_object"}}],
 )  # fmt: skip
 def test_parameters_that_cannot_be_honoured_are_refused_by_name(body: dict[str, Any]) -> None:
