@@ -25,6 +25,8 @@ from generator.gateway.triton import Triton
 
 CLOSED = 499  # the status that servers log for a client that has gone
 RETRY_SECONDS = "1"
+INLINE = "'unsafe-inline'"
+PAGE_POLICY = f"default-src 'none'; connect-src 'self'; img-src data:; style-src {INLINE}; script-src {INLINE}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def create(triton: Triton, model: Model, *, max_body: int) -> FastAPI:
 
     app = FastAPI(title="gen-repo openai", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     gate = Gate(triton, model, max_body)
-    app.get("/", response_class=HTMLResponse)(page)
+    app.get("/")(page)
     app.get("/health")(gate.health)
     app.get("/metrics")(gate.metrics)
     app.get("/steps")(gate.steps)
@@ -79,9 +81,10 @@ def create(triton: Triton, model: Model, *, max_body: int) -> FastAPI:
     return app
 
 
-async def page() -> str:
-    """The playground."""
-    return Path(__file__).with_name("playground.html").read_text("utf-8")
+async def page() -> Response:
+    """The playground. It needs nothing from elsewhere, and may load nothing from there."""
+    content = Path(__file__).with_name("playground.html").read_text("utf-8")
+    return HTMLResponse(content, headers={"Content-Security-Policy": PAGE_POLICY})
 
 
 class Gate:
