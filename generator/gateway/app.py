@@ -26,7 +26,9 @@ from generator.gateway.triton import Triton
 CLOSED = 499  # the status that servers log for a client that has gone
 RETRY_SECONDS = "1"
 INLINE = "'unsafe-inline'"
-PAGE_POLICY = f"default-src 'none'; connect-src 'self'; img-src data:; style-src {INLINE}; script-src {INLINE}"
+PAGE_POLICY = (
+    f"default-src 'none'; connect-src 'self'; img-src data:; media-src data:; style-src {INLINE}; script-src {INLINE}"
+)
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,15 @@ def message(text: str, images: tuple[bytes, ...] = ()) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, grpc: str | None) -> Iterator[str]:
-    """The gateway before the server of a repository at `grpc`, or with a server of its own; yields its base URL."""
+def gateway(where: Path | str, grpc: str | None = None) -> Iterator[str]:
+    """The gateway before the server of a repository at `grpc`, or with a server of its own; yields its base URL.
+
+    `where` is the repository, or the gRPC address of a server alone.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "generator", "openai", str(folder), "--port", str(port)]
+    command = [sys.executable, "-m", "generator", "openai", str(where), "--port", str(port)]
     command += [] if grpc is None else ["--url", grpc]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
