@@ -14,6 +14,7 @@ import pytest
 from tests import photos
 from tests.parity.conftest import MAX_TOKENS, SUBJECTS, Served, repository
 from tests.parity.openai_gateway import client_of, gateway, message, streamed, whole
+from tests.parity.playground import ANSWERED, playground, turn
 from tests.server.harness import triton
 
 STREAMED = "vila"
@@ -97,6 +98,29 @@ def test_a_plain_repository_streams_its_answer_in_one_piece(served: Served, plai
     assert whole(client, model, [message(case.text, case.images)]).choices[0].message.content == wanted
     pieces, usage = streamed(client, model, [message(case.text, case.images)])
     assert pieces == [wanted] and usage.prompt_tokens == len(served.oracle.ids(case.text, case.images))
+
+
+@pytest.mark.parametrize("served", ["blip2-opt"], indirect=True)
+def test_the_playground_before_a_plain_repository_of_single_turns(
+    served: Served, plain_url: str, tmp_path: Path
+) -> None:
+    """Triton measures all four steps; each question stands alone, and is about the same picture."""
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(served.cases[0].images[0])
+    client, model = client_of(plain_url)
+    with playground(plain_url, model, tmp_path) as page:
+        page.choose("#file", photo)
+        page.until("document.querySelectorAll('#pictures img').length === 1")
+        for number, text in enumerate(("What?", "Why?")):
+            page.type("#text", text)
+            page.press_enter()
+            page.until(ANSWERED.format(number + 1))
+            shown = turn(page, number)
+            answer = whole(client, model, [message(text, (photo.read_bytes(),))])
+            assert (shown["answer"], shown["pictures"]) == (answer.choices[0].message.content, 1)
+            names = [row[0] for row in shown["rows"]]
+            assert names == ["preprocessing", "vision encoder", "language model", "postprocessing"]
+            assert not any("≈" in row[1] for row in shown["rows"])
 
 
 def test_health_tells_when_the_server_has_gone(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,9 +18,9 @@ from tests import browser, photos
 from tests.parity.client import MAX_TOKENS
 from tests.parity.conftest import SUBJECTS, repository
 from tests.parity.openai_gateway import client_of, gateway, message, whole
+from tests.parity.playground import ANSWERED, playground, turn
 
 pytestmark = pytest.mark.xdist_group("playground")  # one worker: its server starts once
-ANSWERED = "document.querySelectorAll('.turn[data-state]').length === {}"
 QUESTION = "What is in the picture?"
 
 
@@ -34,11 +33,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(url: str, tmp_path: Path) -> Iterator[browser.Page]:
-    if browser.installed() is None:
-        pytest.skip(f"no browser on PATH: {', '.join(browser.NAMES)}")
-    with browser.page(tmp_path) as opened:
-        opened.open(url)
-        opened.until("document.getElementById('model').textContent === 'vila1.5-3b'")
+    with playground(url, "vila1.5-3b", tmp_path) as opened:
         yield opened
 
 
@@ -47,19 +42,6 @@ def photo(tmp_path: Path) -> Path:
     file = tmp_path / "china.jpg"
     file.write_bytes(photos.encoded("china"))
     return file
-
-
-def turn(page: browser.Page, number: int) -> dict[str, Any]:
-    """What the page shows of a turn."""
-    found: dict[str, Any] = page.value(
-        f"(t => ({{state: t.dataset.state, pictures: t.querySelectorAll('img').length,"
-        " loaded: [...t.querySelectorAll('img')].every(i => i.naturalWidth > 0),"
-        " answer: t.querySelector('.answer').textContent, times: t.querySelector('.times').innerText,"
-        " rows: [...t.querySelectorAll('tr')].map(r => r.innerText.split('\\t').map(s => s.trim())),"
-        " error: t.querySelector('.error')?.textContent ?? null}))"
-        f"(document.querySelectorAll('.turn')[{number}])"
-    )
-    return found
 
 
 def test_a_conversation_about_a_dropped_picture(page: browser.Page, url: str, photo: Path) -> None:
