@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -77,9 +78,12 @@ class TestStreamingRepository:
         client, model = client_of(streamed_url)
         patient = client.with_options(timeout=20)
         for _ in range(40):
-            stream = patient.chat.completions.create(
-                model=model, messages=[message("Go on")], max_tokens=2000, stream=True
-            )
+            asked: dict[str, Any] = {
+                "messages": [message("Go on")],
+                "max_tokens": 2000,
+                "extra_body": {"min_tokens": 2000},
+            }
+            stream = patient.chat.completions.create(model=model, **asked, stream=True)
             next(iter(stream))
             stream.close()
         case, wanted = streaming.cases[0], streaming.expected[0]
@@ -129,7 +133,8 @@ def test_health_tells_when_the_server_has_gone(tmp_path: Path) -> None:
         with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:  # noqa: S310 - our own server
             assert answer.status == 200
         client, model = client_of(url)
-        chunks = iter(whole(client, model, [message("Go on")], max_tokens=400, stream=True))
+        lasting = {"max_tokens": 400, "extra_body": {"min_tokens": 400}}
+        chunks = iter(whole(client, model, [message("Go on")], stream=True, **lasting))
         next(chunks)
         server.process.kill()
         server.process.wait()

@@ -178,7 +178,7 @@ def test_clients_that_leave_before_anything_came_end_their_answers(streaming: Se
     """Forty answers of 2000 tokens, four at a time, and nobody waits for them: the next one is not behind them."""
     where = urlsplit(streamed_url)
     for number in range(40):
-        body = {"messages": [message("Go on")], "max_tokens": 2000, "stream": bool(number % 2)}
+        body = {"messages": [message("Go on")], "max_tokens": 2000, "min_tokens": 2000, "stream": bool(number % 2)}
         content = json.dumps(body).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
         with socket.create_connection((where.hostname or "", where.port or 0)) as leaving:
