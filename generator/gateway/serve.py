@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,8 @@ def run(where: str, *, url: str | None, host: str, port: int, model: str | None,
         known = Target("ensemble", {})
     else:
         raise ServerError(f"{where} is neither a folder nor host:port", "give a repository, or host:port of a server")
+    # Else SIGTERM, which uvicorn raises again after it has closed, would end us and leave the server behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _server(folder, url) as (grpc, metrics):
         served = app.Model(
             model or known.model, known.chat, known.limits.get("default_max_tokens"), known.limits.get("max_seq_len")
