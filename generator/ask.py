@@ -106,7 +106,12 @@ def ask(
 
 def step_times(client: InferenceServerClient, names: Sequence[str] = ()) -> dict[str, StepTime]:
     """What each model (of `names`, or every one) has spent on requests since the server started."""
-    stats = client.get_inference_statistics().model_stats
+    times = times_of(client.get_inference_statistics())
+    return {name: time for name, time in times.items() if not names or name in names}
+
+
+def times_of(statistics: Any) -> dict[str, StepTime]:
+    """What each model has spent, of Triton's ModelStatisticsResponse."""
     return {
         model.name: StepTime(
             model.name,
@@ -117,8 +122,7 @@ def step_times(client: InferenceServerClient, names: Sequence[str] = ()) -> dict
                 for part in ("compute_input", "compute_infer", "compute_output")
             ),
         )
-        for model in stats
-        if not names or model.name in names
+        for model in statistics.model_stats
     }
 
 

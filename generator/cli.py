@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     openai.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     openai.add_argument("--port", type=positive, default=9000, help="port to listen on (default: 9000)")
     openai.add_argument("--served-model-name", metavar="NAME", help="what clients call the model (default: variant)")
+    openai.add_argument("--max-body", type=positive, default=64, metavar="MIB", help="largest request (default: 64)")
     openai.set_defaults(run=_openai)
 
     benchmark = commands.add_parser("bench", help="load a server with perf_analyzer, step by step times")
@@ -302,6 +303,7 @@ def _openai(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             port=arguments.port,
             model=arguments.served_model_name,
+            max_body=arguments.max_body << 20,
         )
     except server.ServerError as problem:
         found = error("openai", problem.message, arguments.repository, problem.remedy)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from generator import manifest, server
 from generator.gateway.messages import ChatFormat
 from generator.server import ServerError
 
+LEAVE_SECONDS = 5  # for answers that are still being sent when the gateway is told to end
 AGAIN = "generate the repository again with this gen-repo, or give the host:port of a server"
 
 
@@ -19,12 +22,13 @@ class Target:
     """What the gateway stands before.
 
     Attributes:
-        names: Triton model per role. chat: None = the repository's files are not at hand.
+        names: Triton model per role. chat: None = the repository's files are not at hand. limits: preprocessing's.
     """
 
     model: str
     names: dict[str, str]
-    chat: ChatFormat | None
+    chat: ChatFormat | None = None
+    limits: dict[str, int | None] = field(default_factory=dict)
 
 
 def target(repository: Path) -> Target:
@@ -32,20 +36,23 @@ def target(repository: Path) -> Target:
     content = manifest.read(repository)
     if content is None:
         raise ServerError(f"{repository} holds no manifest of gen-repo", AGAIN)
+    names = dict(content["models"])
+    file = repository / names["preprocessing"] / "1/settings.json"
     try:
         chat = ChatFormat.read(repository)
+        limits = dict(json.loads(file.read_text("utf-8"))["limits"])
     except (OSError, ValueError, KeyError) as error:
-        raise ServerError(f"{repository} has no readable chat.json: {error}", AGAIN) from error
-    return Target(str(content["variant"]), dict(content["models"]), chat)
+        raise ServerError(f"{repository} has no readable chat.json or {file.name}: {error}", AGAIN) from error
+    return Target(str(content["variant"]), names, chat, limits)
 
 
-def run(where: str, *, url: str | None, host: str, port: int, model: str | None) -> int:
+def run(where: str, *, url: str | None, host: str, port: int, model: str | None, max_body: int) -> int:
     """Serve until SIGINT or SIGTERM; returns 0.
 
     Args:
         where: a repository's folder, or host:port of a server's gRPC service.
         url: gRPC service of a server that has the folder's repository loaded; None = start one.
-        model: name for clients; None = the repository's variant.
+        model: name for clients; None = the repository's variant. max_body: of a request, in bytes.
 
     Raises:
         ServerError: a package is missing, the folder is none of ours, or the server does not start.
@@ -63,26 +70,27 @@ def run(where: str, *, url: str | None, host: str, port: int, model: str | None)
         known = target(folder)
     elif ":" in where and url is None:
         url = where
-        roles = ("ensemble", "tensorrt_llm_bls", "preprocessing")
-        known = Target("ensemble", {role: role for role in roles}, None)
+        known = Target("ensemble", {})
     else:
         raise ServerError(f"{where} is neither a folder nor host:port", "give a repository, or host:port of a server")
-    with _triton(folder, url) as grpc:
-        names = known.names
-        front = names.get("tensorrt_llm_bls", "tensorrt_llm_bls")
-        triton = Triton(grpc, names["ensemble"], front, names["preprocessing"])
-        served = model or known.model
-        application = app.create(triton, served, known.chat)
-        print(f"{served} at http://{host}:{port}/v1, a page to try it at http://{host}:{port}/", flush=True)
-        uvicorn.run(application, host=host, port=port, log_level="warning")
+    # Else SIGTERM, which uvicorn raises again after it has closed, would end us and leave the server behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _server(folder, url) as (grpc, metrics):
+        served = app.Model(
+            model or known.model, known.chat, known.limits.get("default_max_tokens"), known.limits.get("max_seq_len")
+        )
+        application = app.create(Triton(grpc, known.names, metrics), served, max_body=max_body)
+        print(f"{served.name} at http://{host}:{port}/v1, a page to try it at http://{host}:{port}/", flush=True)
+        uvicorn.run(application, host=host, port=port, log_level="warning", timeout_graceful_shutdown=LEAVE_SECONDS)
     return 0
 
 
 @contextlib.contextmanager
-def _triton(repository: Path, url: str | None) -> Iterator[str]:
-    """host:port of the gRPC service: the given one, else that of a server started for the time of the block."""
+def _server(repository: Path, url: str | None) -> Iterator[tuple[str, str | None]]:
+    """host:port of the gRPC service and of the metrics: the given server's, whose metrics are not known, else those of
+    a server started for the time of the block."""
     if url is not None:
-        yield url
+        yield url, None
         return
     with server.running(repository, timeout=1800.0) as started:
-        yield started.grpc
+        yield started.grpc, started.metrics

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+import asyncio
+import urllib.request
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from generator.ask import TEXT, inputs_of
+from generator.ask import TEXT, inputs_of, times_of
+from generator.gateway.refusal import TritonError
 from generator.server import ServerError
 
 TOKENS = "output_tokens"
+STEPS = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
+BUSY = "send again later"  # what a step says that has too many requests
 
 
 @dataclass(frozen=True)
@@ -22,14 +27,6 @@ class Piece:
 
     text: str
     tokens: int
-
-
-class TritonError(RuntimeError):
-    """Triton refused or failed. `status` is the HTTP status that says the same."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 STATUS = {
@@ -53,19 +50,23 @@ class Face:
         return bool(self.config.model_transaction_policy.decoupled)
 
     def inputs(self, values: Mapping[str, Any]) -> list[InferInput]:
-        """Raises TritonError for an input that the model does not have."""
+        """Raises TritonError for an input that the model does not have, or a value that its type cannot hold."""
         try:
             return inputs_of(self.config, values)
         except ServerError as error:
             raise TritonError(error.message, 400) from error
+        except (ValueError, OverflowError) as error:  # a lone surrogate, for one, has no UTF-8
+            raise TritonError(f"the request cannot be written for Triton: {error}", 400) from error
 
 
 class Triton:
     """One server. `open` it in the event loop that will use it, `close` it there when done."""
 
-    def __init__(self, url: str, ensemble: str, front: str, preprocessing: str) -> None:
+    def __init__(self, url: str, names: Mapping[str, str], metrics: str | None = None) -> None:
+        """`url` is host:port of the gRPC service, `metrics` of the metrics; `names` are the models per role."""
         self._url = url
-        self._names = (ensemble, front, preprocessing)
+        self._names = {role: names.get(role, role) for role in ("ensemble", "tensorrt_llm_bls", *STEPS)}
+        self._metrics = metrics
         self._face: Face | None = None
 
     async def open(self) -> None:
@@ -77,10 +78,10 @@ class Triton:
     async def face(self) -> Face:
         """The front of a streaming repository, else its ensemble. Raises TritonError while the server is not ready."""
         if self._face is None:
-            ensemble, front, _ = self._names
+            front = self._names["tensorrt_llm_bls"]
             try:
                 streams = await self._client.is_model_ready(front)
-                name = front if streams else ensemble
+                name = front if streams else self._names["ensemble"]
                 config = (await self._client.get_model_config(name)).config
             except InferenceServerException as error:
                 raise TritonError(f"no ready server at {self._url}: {error.message()}", 503) from error
@@ -97,7 +98,7 @@ class Triton:
         if not ready:
             raise TritonError(f"{face.config.name} at {self._url} is not ready", 503)
 
-    async def answer(self, values: Mapping[str, Any], *, stream: bool) -> AsyncIterator[Piece]:
+    async def answer(self, values: Mapping[str, Any], *, stream: bool) -> AsyncGenerator[Piece, None]:
         """The answer, in pieces as they arrive when `stream` and the repository streams, else whole.
 
         `values` are inputs of the face by name, each a value or a list of values. Leaving the iterator early cancels
@@ -126,23 +127,58 @@ class Triton:
         except InferenceServerException as error:
             raise _refused(error) from error
 
-    async def prompt_tokens(self, values: Mapping[str, Any]) -> int:
-        """Tokens of the prompt, image tokens included, as preprocessing counts them. Raises TritonError."""
+    async def prompt_tokens(self, inputs: Mapping[str, Any]) -> int:
+        """Tokens of the prompt, image tokens included, as preprocessing counts them. Raises TritonError.
+
+        `inputs` are those that the prompt is made from.
+        """
         face = await self.face()
-        _, _, preprocessing = self._names
         try:
-            known = {"text_input", "image_url_input", "apply_chat_template"}
-            inputs = face.inputs({name: value for name, value in values.items() if name in known})
             wanted = [InferRequestedOutput("input_lengths")]
-            result = await self._client.infer(preprocessing, inputs, outputs=wanted)
+            name = self._names["preprocessing"]
+            result = await self._client.infer(name, face.inputs(inputs), outputs=wanted)
         except InferenceServerException as error:
             raise _refused(error) from error
         return int(result.as_numpy("input_lengths").reshape(-1)[0])
 
+    async def steps(self) -> list[dict[str, Any]]:
+        """What each step has spent on requests since the server started, by Triton's statistics. Raises TritonError.
+
+        Of a step that streams (`decoupled`) Triton measures only how long it took to accept its requests.
+        """
+        face = await self.face()
+        try:
+            spent = times_of(await self._client.get_inference_statistics())
+        except InferenceServerException as error:
+            raise _refused(error) from error
+        known = [(role, self._names[role]) for role in STEPS]
+        return [
+            {"step": role, "decoupled": face.streams and role == "tensorrt_llm", **asdict(spent[name])}
+            for role, name in known
+            if name in spent
+        ]
+
+    async def metrics(self) -> str:
+        """The server's metrics. Raises TritonError where its address is not known, or nobody answers."""
+        if self._metrics is None:
+            raise TritonError("the gateway did not start the server: ask its own metrics port, by default 8002", 404)
+        return await asyncio.to_thread(_read, f"http://{self._metrics}/metrics")
+
+
+def _read(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own server's address
+            text: str = answer.read().decode()
+            return text
+    except OSError as error:
+        raise TritonError(f"no metrics at {url}: {error}", 503) from error
+
 
 def _refused(error: InferenceServerException) -> TritonError:
-    """Errors within a stream carry no code; there, a step's message of its own defect begins with "internal error"."""
+    """Errors within a stream carry no code, and a busy step's code is that of a bad request: the messages tell."""
     message = error.message()
+    if BUSY in message:
+        return TritonError(message, 429)
     return TritonError(message, STATUS.get(str(error.status()), 500 if "internal error" in message else 400))
 
 

@@ -14,6 +14,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 FINAL = "triton_final_response"
+MAX_TOKENS = 12
 
 
 @dataclass(frozen=True)

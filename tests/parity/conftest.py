@@ -26,10 +26,9 @@ from tests.oracle.kosmos2 import Kosmos2Oracle
 from tests.oracle.llava_next import LlavaNextOracle
 from tests.oracle.neva import NevaOracle
 from tests.oracle.phi3_vision import Phi3VisionOracle
-from tests.parity.client import Case
+from tests.parity import openai_gateway
+from tests.parity.client import MAX_TOKENS, Case
 from tests.server.harness import Kept, triton
-
-MAX_TOKENS = 12
 
 
 @dataclass(frozen=True)
@@ -193,3 +192,17 @@ def streaming(
 ) -> Iterator[Served]:
     """A --streaming repository of each subject."""
     yield from _serve(request.param, tmp_path_factory.mktemp("streaming") / request.param, oracle_of, streaming=True)
+
+
+@pytest.fixture(scope="module")
+def streamed_url(streaming: Served) -> Iterator[str]:
+    """`gen-repo openai` before the server of the --streaming repository."""
+    with openai_gateway.gateway(streaming.folder, streaming.grpc) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def plain_url(served: Served) -> Iterator[str]:
+    """The same before the server of the plain repository."""
+    with openai_gateway.gateway(served.folder, served.grpc) as url:
+        yield url

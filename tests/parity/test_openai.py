@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import json
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,78 +14,12 @@ import pytest
 
 from tests import photos
 from tests.parity.conftest import MAX_TOKENS, SUBJECTS, Served, repository
+from tests.parity.openai_gateway import client_of, gateway, message, streamed, whole
+from tests.parity.playground import ANSWERED, playground, turn
 from tests.server.harness import triton
 
 STREAMED = "vila"
 PLAIN = "llava"
-
-
-def uri(image: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(image).decode()
-
-
-def message(text: str, images: tuple[bytes, ...] = ()) -> dict[str, Any]:
-    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": uri(image)}} for image in images]
-    return {"role": "user", "content": [{"type": "text", "text": text}, *parts]}
-
-
-def gateway(folder: Path, grpc: str) -> Iterator[str]:
-    """`gen-repo openai` before the server of a repository; yields its base URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "generator",
-        "openai",
-        str(folder),
-        "--url",
-        grpc,
-        "--port",
-        str(port),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        try:
-            for _ in range(150):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                    break
-                except OSError:
-                    assert process.poll() is None, process.stdout and process.stdout.read()
-                    time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def streamed_url(streaming: Served) -> Iterator[str]:
-    yield from gateway(streaming.folder, streaming.grpc)
-
-
-@pytest.fixture(scope="module")
-def plain_url(served: Served) -> Iterator[str]:
-    yield from gateway(served.folder, served.grpc)
-
-
-def client_of(url: str) -> tuple[openai.OpenAI, str]:
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
-    [model] = client.models.list().data
-    return client, model.id
-
-
-def whole(client: openai.OpenAI, model: str, messages: list[Any], **options: Any) -> Any:
-    return client.chat.completions.create(model=model, messages=messages, max_tokens=MAX_TOKENS, **options)
-
-
-def streamed(client: openai.OpenAI, model: str, messages: list[Any]) -> tuple[list[str], Any]:
-    pieces, usage = [], None
-    for chunk in whole(client, model, messages, stream=True, stream_options={"include_usage": True}):
-        pieces += [choice.delta.content for choice in chunk.choices if choice.delta.content]
-        usage = chunk.usage or usage
-    return pieces, usage
 
 
 @pytest.mark.parametrize("streaming", [STREAMED], indirect=True)
@@ -151,9 +78,12 @@ class TestStreamingRepository:
         client, model = client_of(streamed_url)
         patient = client.with_options(timeout=20)
         for _ in range(40):
-            stream = patient.chat.completions.create(
-                model=model, messages=[message("Go on")], max_tokens=2000, stream=True
-            )
+            asked: dict[str, Any] = {
+                "messages": [message("Go on")],
+                "max_tokens": 2000,
+                "extra_body": {"min_tokens": 2000},
+            }
+            stream = patient.chat.completions.create(model=model, **asked, stream=True)
             next(iter(stream))
             stream.close()
         case, wanted = streaming.cases[0], streaming.expected[0]
@@ -174,13 +104,42 @@ def test_a_plain_repository_streams_its_answer_in_one_piece(served: Served, plai
     assert pieces == [wanted] and usage.prompt_tokens == len(served.oracle.ids(case.text, case.images))
 
 
+@pytest.mark.parametrize("served", ["blip2-opt"], indirect=True)
+def test_the_playground_before_a_plain_repository_of_single_turns(
+    served: Served, plain_url: str, tmp_path: Path
+) -> None:
+    """Triton measures all four steps; each question stands alone, and is about the same picture."""
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(served.cases[0].images[0])
+    client, model = client_of(plain_url)
+    with playground(plain_url, model, tmp_path) as page:
+        page.choose("#file", photo)
+        page.until("document.querySelectorAll('#pictures img').length === 1")
+        for number, text in enumerate(("What?", "Why?")):
+            page.type("#text", text)
+            page.press_enter()
+            page.until(ANSWERED.format(number + 1))
+            shown = turn(page, number)
+            answer = whole(client, model, [message(text, (photo.read_bytes(),))])
+            assert (shown["answer"], shown["pictures"]) == (answer.choices[0].message.content, 1)
+            names = [row[0] for row in shown["rows"]]
+            assert names == ["preprocessing", "vision encoder", "language model", "postprocessing"]
+            assert not any("≈" in row[1] for row in shown["rows"])
+
+
 def test_health_tells_when_the_server_has_gone(tmp_path: Path) -> None:
-    folder = repository(SUBJECTS[PLAIN], tmp_path / "repository")
-    with triton(folder) as server, contextlib.contextmanager(gateway)(folder, server.grpc) as url:
+    folder = repository(SUBJECTS[PLAIN], tmp_path / "repository", streaming=True)
+    with triton(folder) as server, gateway(folder, server.grpc) as url:
         with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:  # noqa: S310 - our own server
             assert answer.status == 200
+        client, model = client_of(url)
+        lasting = {"max_tokens": 400, "extra_body": {"min_tokens": 400}}
+        chunks = iter(whole(client, model, [message("Go on")], stream=True, **lasting))
+        next(chunks)
         server.process.kill()
         server.process.wait()
+        with pytest.raises(openai.APIError):
+            list(chunks)
         with pytest.raises(urllib.error.HTTPError) as gone:
             urllib.request.urlopen(f"{url}/health", timeout=30)  # noqa: S310 - our own server
         assert gone.value.code == 503 and "no ready server" in json.load(gone.value)["error"]["message"]

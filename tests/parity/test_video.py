@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+import openai
 import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient
@@ -25,6 +27,7 @@ from tests.oracle.common import open_image
 from tests.oracle.video_neva import VideoNevaOracle
 from tests.parity.client import Case, ask, ask_stream, floats, inputs, passed_on, refusal, strings
 from tests.parity.conftest import MAX_TOKENS
+from tests.parity.openai_gateway import client_of, gateway, message, whole
 from tests.server.harness import triton
 
 SIZES = ((320, 240), (200, 360), (224, 224), (150, 100))
@@ -152,6 +155,19 @@ def test_ask_sends_a_video(served: Videos, tmp_path: Path, capsys: pytest.Captur
     arguments = ["ask", "--url", served.grpc, "--video", str(path), "--text", photos.PROMPTS[4]]
     assert main([*arguments, "--max-tokens", str(MAX_TOKENS)]) == 0
     assert capsys.readouterr().out == served.expected[4] + "\n"
+
+
+def test_openai_clients_send_a_video(served: Videos) -> None:
+    """To a gateway that knows nothing but the server's address."""
+    address = "data:video/x-matroska;base64," + base64.b64encode(file(4)).decode()
+    asked = [{"type": "text", "text": photos.PROMPTS[4]}, {"type": "video_url", "video_url": {"url": address}}]
+    with gateway(served.grpc) as url:
+        client, model = client_of(url)
+        answer = whole(client, model, [{"role": "user", "content": asked}])
+        assert (model, answer.choices[0].message.content) == ("ensemble", served.expected[4])
+        assert answer.usage.prompt_tokens == len(served.oracle.ids(photos.PROMPTS[4], [clip(4)]))
+        with pytest.raises(openai.BadRequestError, match="image_url_input does not apply"):
+            whole(client, model, [message("What?", (photos.encoded("china"),))])
 
 
 def test_streamed_pieces_join_to_the_whole_text(streaming: str, expected: list[str]) -> None:

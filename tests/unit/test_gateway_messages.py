@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generator.gateway.completion import Request
-from generator.gateway.messages import BadRequest, ChatFormat, question
+from generator.gateway.messages import ChatFormat, question
+from generator.gateway.refusal import BadRequest
 
 CHAT = ChatFormat("tiny", "SYS USER: {text} ASSISTANT:", " {answer}</s>USER: {text} ASSISTANT:", "<image>\n")
 SINGLE = ChatFormat("single", "{text}", "", "")
@@ -50,6 +51,21 @@ def test_a_system_message_stands_before_the_first_text() -> None:
 def test_braces_in_messages_are_text(first: str, answer: str, second: str) -> None:
     asked = question([user(first), said(answer), user(second)], CHAT)
     assert asked.text == f"SYS USER: {first} ASSISTANT: {answer}</s>USER: {second} ASSISTANT:"
+
+
+def test_videos_are_files_in_data_uris() -> None:
+    part = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAEC"}}
+    asked = question([{"role": "user", "content": [part, {"type": "text", "text": "a"}]}], SINGLE)
+    assert asked.inputs == {"text_input": "a", "apply_chat_template": True, "video_encoded_input": [b"\0\1\2"]}
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a/b.mp4", "data:image/png;base64,AAEC", "data:video/mp4,AAEC", "data:video/mp4;base64,A"]
+)
+def test_other_videos_are_refused(url: str) -> None:
+    with pytest.raises(BadRequest, match="base64") as refused:
+        question([{"role": "user", "content": [{"type": "video_url", "video_url": {"url": url}}]}], SINGLE)
+    assert refused.value.parameter == "messages[0].content[0].video_url"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +113,19 @@ def test_temperature_alone_samples_and_zero_is_greedy() -> None:
     assert not greedy.keys() & {"temperature", "top_p"}
 
 
+def test_top_k_of_minus_one_is_none_and_the_newer_limit_takes_precedence() -> None:
+    asked = read(temperature=0.7, top_k=-1, max_tokens=9, max_completion_tokens=5)
+    assert asked.values["top_p"] == 1.0 and "top_k" not in asked.values and asked.max_tokens == 5
+
+
+def test_each_choice_has_a_seed_of_its_own() -> None:
+    asked = read(n=3, temperature=1, seed=-1)
+    assert [asked.values_of(choice)["seed"] for choice in range(3)] == [2**64 - 1, 0, 1]
+    assert "seed" not in read(n=3).values_of(2)
+    drawn = [read(temperature=1).values["seed"] for _ in range(8)]
+    assert len(set(drawn)) == 8 and all(0 <= seed < 2**64 for seed in drawn)
+
+
 def test_usage_is_told_unless_a_stream_does_not_ask() -> None:
     assert read().wants_usage and not read(stream=True).wants_usage
     assert read(stream=True, stream_options={"include_usage": True}).wants_usage
@@ -104,7 +133,7 @@ def test_usage_is_told_unless_a_stream_does_not_ask() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{"n": 2}, {"logprobs": True}, {"tools": [{}]}, {"max_tokens": 0}, {"max_tokens": "8"}, {"stop": [""]}, {"seed": "x"},
+    [{"n": 0}, {"n": 129}, {"logprobs": True}, {"tools": [{}]}, {"max_tokens": 0}, {"max_tokens": "8"}, {"stop": [""]}, {"seed": "x"},
      {"temperature": True}, {"model": "other"}, {"messages": "hi"}, {"response_format": {"type": "json_object"}}],
 )  # fmt: skip
 def test_parameters_that_cannot_be_honoured_are_refused_by_name(body: dict[str, Any]) -> None:
