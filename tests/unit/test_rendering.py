@@ -124,6 +124,7 @@ def test_name_prefixes_every_model() -> None:
         "photos",
         *(f"photos_{role}" for role in ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")),
         "photos_tensorrt_llm_bls",
+        "photos_llm_responses",
     }
 
 

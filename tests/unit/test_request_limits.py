@@ -68,7 +68,7 @@ def test_limits_are_whole_numbers(text: str, capsys: pytest.CaptureFixture[str])
 def test_images_are_counted_before_any_is_decoded(tmp_path: Path) -> None:
     step = serving.load_step("preprocessing", tmp_path, serving.settings(pixels=serving.SMALL_PIXELS))
     message = refusal(step, image_encoded_input=words([b"not an image"] * 5))
-    assert message == "5 images, allowed are 4: send fewer"
+    assert message.startswith("5 images, allowed are 4: send fewer")
 
 
 def test_base64_is_measured_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import triton_python_backend_utils as pb_utils
@@ -14,10 +15,20 @@ from bls_calls import StepError
 from tensors import ERROR_ID, error_response, failed
 
 PATHS = re.compile(r" ?\(?(/[\w.+-]+){2,}(:\d+)?\)?")
-STOP_AGAIN_SECONDS = 0.1  # a stop that overtakes its request finds nothing to stop
+STOP_AGAIN_SECONDS = 0.1  # a stop that overtakes its request finds nothing to stop; then ever more rarely
 READY_AGAIN_SECONDS = 0.5
 
 Stop: TypeAlias = "Callable[[str, Sequence[pb_utils.Tensor]], None]"
+
+
+@dataclass
+class Run:
+    """One row in the LLM: what a `stop` for it carries, when the next may go and how long the one after that waits."""
+
+    stop_inputs: Sequence[pb_utils.Tensor]
+    complete: bool = False
+    next_stop: float = 0.0
+    pause: float = STOP_AGAIN_SECONDS
 
 
 class Ticket:
@@ -42,9 +53,7 @@ class Ticket:
         self._over = False
         self._cancelled = False
         self._error: Exception | None = None
-        self._runs: dict[str, Sequence[pb_utils.Tensor]] = {}
-        self._complete: set[str] = set()  # of those that run
-        self._next_stop = 0.0
+        self._runs: dict[str, Run] = {}
 
     @property
     def given_up(self) -> bool:
@@ -85,15 +94,14 @@ class Ticket:
 
     def started(self, request_id: str, stop_inputs: Sequence[pb_utils.Tensor]) -> None:
         """The LLM works on `request_id`; a `stop` for it carries `stop_inputs`."""
-        self._runs[request_id] = stop_inputs
+        self._runs[request_id] = Run(stop_inputs)
 
     def complete(self, request_id: str) -> None:
         """The client gets no more than what the LLM has sent for `request_id`: it shall stop."""
-        self._complete.add(request_id)
+        self._runs[request_id].complete = True
 
     def ended(self, request_id: str) -> None:
         self._runs.pop(request_id, None)
-        self._complete.discard(request_id)
 
     def watch(self, stop: Stop) -> None:
         """Look whether the client has cancelled; stop the LLM when nobody waits for it."""
@@ -101,11 +109,10 @@ class Ticket:
             if not (self._over or self._cancelled):
                 self._cancelled = self._sender.is_cancelled()
         now = time.monotonic()
-        unwanted = {id: inputs for id, inputs in dict(self._runs).items() if self.given_up or id in self._complete}
-        if unwanted and now >= self._next_stop:
-            self._next_stop = now + STOP_AGAIN_SECONDS
-            for request_id, stop_inputs in unwanted.items():
-                stop(request_id, stop_inputs)
+        for request_id, run in dict(self._runs).items():
+            if (self.given_up or run.complete) and now >= run.next_stop:
+                run.next_stop, run.pause = now + run.pause, 2 * run.pause
+                stop(request_id, run.stop_inputs)
 
 
 class StoppingError(StepError):
