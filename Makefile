@@ -37,12 +37,15 @@ check: lint types unit
 truth: $(VENV)/installed
 	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/truth tests/vision_build tests/training
 
+TIMED := $(patsubst %,tests/server/test_%.py,front torch_llm supervise launch bench benchmarks)
+AGAIN := --reruns 1 --only-rerun 'failed to connect|Connection refused|Socket closed|is not healthy'
 # Tests that measure times run alone; the others share the cores, one model's server at a time each. A server that a busy
 # machine ended is started again, and the test that it left without an answer runs again; a wrong answer fails at once.
 server: $(VENV)/installed
-	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q tests/server
-	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q -n 2 --dist loadgroup \
-	  --reruns 1 --only-rerun 'failed to connect|Connection refused|Socket closed|is not healthy' tests/parity
+	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q $(TIMED)
+	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q -n 2 --dist loadfile $(AGAIN) \
+	  tests/server $(TIMED:%=--ignore=%)
+	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q -n 2 --dist loadgroup $(AGAIN) tests/parity
 
 wheel: $(VENV)/installed
 	$(ONE_THREAD) $(BIN)/pytest -q tests/package
