@@ -1,27 +1,34 @@
-"""What the front costs per token: real Triton, a double for the LLM that gives one id each PAUSE_MS.
+"""What streaming costs beside the LLM, on a real Triton.
 
-For answers of 64 to 4096 tokens, streamed by the front: the processor time of the front's process per token, medians.
-The last line is that of the longest answer divided by that of the shortest: 1 is flat.
+    python -m benchmarks.streaming.run
+
+The LLM is a double that gives one id each PAUSE_MS. For answers of 64 to 4096 tokens: the processor time per token of
+the front's process while it streams, and of the postprocessing step's for the same answer as a whole; medians. Then a
+whole answer of tiny VILA through `ensemble` and through the front, in turn. The last line is the front's cost per token
+of the longest answer divided by that of the shortest: 1 is flat.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
-import platform
 import queue
-import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
+from benchmarks.common import Bars, Goal, arguments, finish, interleaved, machine, median
+from generator.generate import generate
+from generator.options import Options
 from generator.server import Server, running
+from tests import photos
+from tests.checkpoints import cached
 from tests.parity.client import strings, tensor
 from tests.server.sampled_answers import transformers_tokenizer
 from tests.server.text_repository import FAMILIES, build, front
@@ -29,8 +36,9 @@ from tests.server.text_repository import FAMILIES, build, front
 LENGTHS = (64, 256, 1024, 4096)
 FAMILY = "llama2"
 PAUSE_MS = 0.5
-TOKENS_AT_LEAST = 1024  # per measurement
+TOKENS_AT_LEAST = {True: 1024, False: 65536}  # per measurement, streamed or whole: processes' clocks tick every 10 ms
 WORDS = "The street is wide, and two dogs walk there with 3 people; café naïve 日本語. "
+FLAT = 1.25
 
 
 class Client:
@@ -58,14 +66,14 @@ class Client:
         self._client.close()
 
 
-def front_process(repository: Path) -> int:
-    """Process id of the front."""
-    place = f"{repository}/{front(FAMILY)}/"
+def process(repository: Path, model: str) -> int:
+    """Process id of a Python step."""
+    place = f"{repository}/{model}/"
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if place in (folder / "cmdline").read_text() and "python_backend_stub" in (folder / "cmdline").read_text():
                 return int(folder.name)
-    raise RuntimeError("the front's process is not there")
+    raise RuntimeError(f"the process of {model} is not there")
 
 
 def processor_seconds(process: int) -> float:
@@ -74,48 +82,76 @@ def processor_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(server: Server, repository: Path, repetitions: int) -> list[dict[str, float]]:
-    encode = transformers_tokenizer(FAMILIES[FAMILY].folder / FAMILIES[FAMILY].tokenizer).encode
-    longest = encode(WORDS * (max(LENGTHS) // 10))
-    process = front_process(repository)
+@contextlib.contextmanager
+def connected(server: Server) -> Iterator[Client]:
     client = Client(server.grpc)
-    costs: dict[int, list[float]] = {length: [] for length in LENGTHS}
     try:
-        for turn in range(repetitions + 1):
-            for length in LENGTHS:
-                asked = {
-                    "text_input": strings([[json.dumps(longest[:length]).encode()]]),
-                    "stream": np.array([[True]]),
-                    "temperature": np.array([[PAUSE_MS]], np.float32),
-                }
-                before = processor_seconds(process)
-                for _ in range(max(1, TOKENS_AT_LEAST // length)):  # the clock of processes ticks every 10 ms
-                    client.seconds(front(FAMILY), asked)
-                tokens = length * max(1, TOKENS_AT_LEAST // length)
-                if turn:  # the first warms up
-                    costs[length].append((processor_seconds(process) - before) * 1e6 / tokens)
+        yield client
     finally:
         client.close()
-    return [{"tokens": length, "front_us": statistics.median(values)} for length, values in costs.items()]
+
+
+def per_token(client: Client, repository: Path, repetitions: int, *, stream: bool) -> list[float]:
+    """Microseconds of the step that makes text, for each of LENGTHS."""
+    step = process(repository, front(FAMILY) if stream else f"{FAMILY}_postprocessing")
+    encode = transformers_tokenizer(FAMILIES[FAMILY].folder / FAMILIES[FAMILY].tokenizer).encode
+    longest = encode(WORDS * (max(LENGTHS) // 10))
+
+    def cost(length: int) -> float:
+        asked = {
+            "text_input": strings([[json.dumps(longest[:length]).encode()]]),
+            "stream": np.array([[stream]]),
+            "temperature": np.array([[PAUSE_MS if stream else 0]], np.float32),
+        }
+        times = max(1, TOKENS_AT_LEAST[stream] // length)
+        before = processor_seconds(step)
+        for _ in range(times):
+            client.seconds(front(FAMILY), asked)
+        return (processor_seconds(step) - before) * 1e6 / (length * times)
+
+    sides = {str(length): (lambda length=length: cost(length)) for length in LENGTHS}
+    interleaved(sides, 1)  # warms up
+    return [median(values) for values in interleaved(sides, repetitions).values()]
+
+
+def whole_answers(folder: Path, repetitions: int) -> dict[str, float]:
+    """Milliseconds of one whole answer of tiny VILA, by the model that was asked."""
+    options = Options("vila", cached("vila"), runtime="torch", output=folder / "vila", streaming=True, max_tokens=16)
+    outcome = generate(options)
+    assert not outcome.failed, outcome.findings
+    asked = {
+        "text_input": strings([[b"What is in the picture?"]]),
+        "image_encoded_input": strings([[photos.encoded("china")]]),
+    }
+    with running(outcome.output) as server, connected(server) as client:
+        models = ("ensemble", "tensorrt_llm_bls")
+        sides = {model: (lambda model=model: client.seconds(model, asked)) for model in models}
+        interleaved(sides, 3)
+        return {model: 1e3 * median(values) for model, values in interleaved(sides, 10 * repetitions).items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--output", type=Path, help="write the figures as JSON")
-    options = parser.parse_args()
+    chosen = arguments(__doc__, "streaming").parse_args()
+    facts = machine()
     with tempfile.TemporaryDirectory() as folder:
         repository = build(Path(folder, "repository"), [FAMILY], most=1)
-        with running(repository) as server:
-            rows = measure(server, repository, options.repetitions)
-    print(f"{'tokens':>7} {'front, us/token':>16}")
-    for row in rows:
-        print(f"{row['tokens']:>7} {row['front_us']:>16.0f}")
-    ratio = rows[-1]["front_us"] / rows[0]["front_us"]
-    if options.output:
-        facts = {"machine": platform.processor() or platform.machine(), "date": time.strftime("%Y-%m-%d")}
-        options.output.write_text(json.dumps({**facts, "rows": rows, "ratio": ratio}, indent=2) + "\n")
-    print(f"ratio: {ratio:.2f}")
+        with running(repository) as server, connected(server) as client:
+            streamed = per_token(client, repository, chosen.repetitions, stream=True)
+            whole = per_token(client, repository, chosen.repetitions, stream=False)
+        latency = whole_answers(Path(folder), chosen.repetitions)
+    print(f"{'tokens':>7} {'front, us/token':>16} {'postprocessing, us/token':>25}")
+    for length, one, other in zip(LENGTHS, streamed, whole, strict=True):
+        print(f"{length:>7} {one:>16.0f} {other:>25.1f}")
+    print(" · ".join(f"a whole answer through {model}: {value:.1f} ms" for model, value in latency.items()))
+    result = {"tokens": LENGTHS, "front_us": streamed, "postprocessing_us": whole, "whole_answer_ms": latency}
+    ratio = streamed[-1] / streamed[0]
+    goals = [
+        Goal("front, per token: longest answer by shortest", FLAT, ratio, most=True),
+        Goal("postprocessing, per token: longest answer by shortest", FLAT, whole[-1] / whole[0], most=True),
+    ]
+    labels = [str(length) for length in LENGTHS]
+    plot = Bars("processor time per token", "us", labels, {"front": streamed, "postprocessing": whole})
+    finish(chosen.output, facts, result, goals, ratio, plot)
 
 
 if __name__ == "__main__":

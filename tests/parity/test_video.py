@@ -204,7 +204,10 @@ def test_bad_requests_are_refused(served: Videos) -> None:
         "needs a video": (case, {}),
         "image_encoded_input does not apply": (Case("", "What?", (photo,)), {}),
         "image_url_input does not apply": (case, {"image_url_input": strings([[b"http://x"]])}),
-        "not a readable MP4, WebM, Matroska or AVI file": (case, {"video_encoded_input": strings([[b"this is no video"]])}),
+        "not a readable MP4, WebM, Matroska or AVI file": (
+            case,
+            {"video_encoded_input": strings([[b"this is no video"]])},
+        ),
         "send one of them": (case, video | {"video_bytes_input": clip(0)[None]}),
         "no channel axis": (case, {"video_bytes_input": np.zeros((1, 2, 5, 5, 4), np.uint8)}),
         "fixed place": (Case("", "A <image> here"), video),
