@@ -114,16 +114,25 @@ def per_token(client: Client, repository: Path, repetitions: int, *, stream: boo
     return [median(values) for values in interleaved(sides, repetitions).values()]
 
 
-def whole_answers(folder: Path, repetitions: int) -> dict[str, float]:
-    """Milliseconds of one whole answer of tiny VILA, by the model that was asked."""
-    options = Options("vila", cached("vila"), runtime="torch", output=folder / "vila", streaming=True, max_tokens=16)
+def vila(folder: Path, max_tokens: int) -> Path:
+    """A streaming repository of tiny VILA on the torch runtime."""
+    checkpoint = cached("vila")
+    options = Options(
+        "vila", checkpoint, runtime="torch", output=folder / "vila", streaming=True, max_tokens=max_tokens
+    )
     outcome = generate(options)
     assert not outcome.failed, outcome.findings
+    return outcome.output
+
+
+def whole_answers(folder: Path, repetitions: int) -> dict[str, float]:
+    """Milliseconds of one whole answer of tiny VILA, by the model that was asked."""
+    repository = vila(folder, max_tokens=16)
     asked = {
         "text_input": strings([[b"What is in the picture?"]]),
         "image_encoded_input": strings([[photos.encoded("china")]]),
     }
-    with running(outcome.output) as server, connected(server) as client:
+    with running(repository) as server, connected(server) as client:
         models = ("ensemble", "tensorrt_llm_bls")
         sides = {model: (lambda model=model: client.seconds(model, asked)) for model in models}
         interleaved(sides, 3)
