@@ -81,7 +81,8 @@ def run(model: str, *, keep: bool = False) -> int:
         what = f"no trained checkpoint of {model} comes with this gen-repo, but of {', '.join(names())}"
         raise Refused(error("demo", what, checkpoint(model), "use --model " + names()[0]))
     spec, _ = models.find(model)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server ends with us
+    for number in (signal.SIGINT, signal.SIGTERM):  # so that the server ends with us; a shell's & may ignore the first
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="gen-repo-demo-") as folder:
         repository = Path(folder, model)
         options = Options(

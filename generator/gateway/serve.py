@@ -74,7 +74,8 @@ def run(where: str, *, url: str | None, host: str, port: int, model: str | None,
     else:
         raise ServerError(f"{where} is neither a folder nor host:port", "give a repository, or host:port of a server")
     # Else SIGTERM, which uvicorn raises again after it has closed, would end us and leave the server behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with _server(folder, url) as (grpc, metrics):
         served = app.Model(
             model or known.model, known.chat, known.limits.get("default_max_tokens"), known.limits.get("max_seq_len")
