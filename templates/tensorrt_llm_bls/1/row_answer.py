@@ -50,6 +50,8 @@ class RowAnswer:
             return
         try:
             count = int(outputs[LENGTH].reshape(-1)[0])
+            if count < 0:
+                raise ValueError(f"the LLM sent a length of {count}")
             self.streamed += count
             before = self._text.tokens
             piece = self._text.push(outputs[IDS][0, 0, :count].tolist())

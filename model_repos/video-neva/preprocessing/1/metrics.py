@@ -23,6 +23,7 @@ class Metrics:
     def __init__(self, model: str, counters: Mapping[str, str], gauges: Mapping[str, str] | None = None) -> None:
         """`counters`, `gauges`: name, without prefix, -> what it counts. To show one before it counts, add 0."""
         self._model = model
+        self._counters = set(counters)
         self._lock = threading.Lock()
         self._telling = threading.Lock()  # two threads that tell at once end the server (Triton 2.51)
         self._pending: Counter[Key] = Counter()
@@ -31,7 +32,12 @@ class Metrics:
         self._families = {name: _family(name, text, kind) for names, kind in kinds for name, text in names.items()}
 
     def add(self, name: str, amount: int = 1, **labels: str) -> None:
-        """Note `amount` more; `flush` tells the server. Raises KeyError for a name that is not of this model."""
+        """Note `amount` more; `flush` tells the server, which a counter that falls would end (Triton 2.51).
+
+        Raises KeyError for a name that is not of this model, ValueError for a counter that would fall.
+        """
+        if amount < 0 and name in self._counters:
+            raise ValueError(f"{name} cannot fall by {-amount}")
         if self._families[name] is not None:
             with self._lock:
                 self._pending[name, tuple(labels.items())] += amount
