@@ -14,6 +14,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 STUB = "triton_python_b"  # triton_python_backend_stub, as the kernel cuts it
+GONE = "gone"  # no longer a child of the server: it waited for the step, which Triton does not, or it ends itself
 EXIT_CODE = 49  # of the fields of /proc/PID/stat behind the command's name: see proc(5)
 
 
@@ -44,7 +45,7 @@ def ended(server: int, before: dict[int, Step]) -> list[Step]:
     """Those of the steps `before` that run no more, by their models' names."""
     now = steps(server)
     return [
-        Step(pid, step.model, now[pid].how if pid in now else "gone")
+        Step(pid, step.model, now[pid].how if pid in now else GONE)
         for pid, step in before.items()
         if pid not in now or now[pid].how
     ]

@@ -20,6 +20,7 @@ STEADY_SECONDS = 300.0  # a server that served so long is not one that ends agai
 LONGEST_PAUSE = 30.0
 LAST_WORDS_SECONDS = 5.0  # for requests that can do without the step that has ended
 POLL_SECONDS = 0.2
+GOING_SECONDS = 5.0  # a killed server: its steps may be seen to have left it well before the kernel is done with it
 
 
 def serve(
@@ -89,7 +90,7 @@ def _follow(server: Server, log: TextIO) -> None:
     log.seek(0, os.SEEK_END)
     while server.process.poll() is None:
         gone = processes.ended(server.process.pid, steps)
-        if gone and server.process.poll() is None:  # of a server that has ended, the steps are gone, too
+        if gone and not _is_ending(server.process, gone):
             _end(server.process)
             names = ", ".join(f"{step.model} (process {step.pid}, {step.how})" for step in gone)
             raise ServerError(
@@ -100,6 +101,20 @@ def _follow(server: Server, log: TextIO) -> None:
         time.sleep(POLL_SECONDS)
     _copy(log)
     raise died(server.process, server.log)
+
+
+def _is_ending(process: subprocess.Popen[bytes], gone: Sequence[processes.Step]) -> bool:
+    """Whether the server itself has ended: its steps then leave it for another parent, and it has no chance to wait.
+
+    A step that ends under a living server stays its child, of which the system still knows how it ended.
+    """
+    if any(step.how != processes.GONE for step in gone):
+        return process.poll() is not None
+    try:
+        process.wait(GOING_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
