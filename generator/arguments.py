@@ -278,3 +278,28 @@ def bench(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("bench-results"), metavar="D", help="(default: bench-results)"
     )
     parser.add_argument("--json", action="store_true", help="print results as JSON")
+
+
+def verify(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gen-repo verify`."""
+    parser.add_argument("repository", type=Path)
+    parser.add_argument("--hf-model-dir", type=Path, metavar="D", help="the checkpoint to compare with")
+    parser.add_argument("--projector", type=Path, metavar="F", help="the vision side, if not in the checkpoint")
+    parser.add_argument("--tokenizer-dir", type=Path, metavar="D", help="the tokenizer, if not in the checkpoint")
+    parser.add_argument("--header-font", type=Path, metavar="FILE", help="the font of questions drawn above images")
+    parser.add_argument("--url", metavar="HOST:PORT", help="gRPC of a server that has it loaded (default: start one)")
+    asked = parser.add_argument_group("what to ask (default: drawn pictures, in all the ways that the model takes any)")
+    asked.add_argument(
+        "--image", action="append", default=[], type=Path, metavar="FILE", help="JPEG, PNG or WebP; repeatable"
+    )
+    asked.add_argument("--video", action="append", default=[], type=Path, metavar="FILE", help="a video file")
+    asked.add_argument("--text", help="the question (default: a usual one of the model)")
+    asked.add_argument(
+        "--max-tokens", type=positive, default=16, metavar="N", help="of each greedy answer (default: 16)"
+    )
+    parser.add_argument(
+        "--acceptance",
+        action="store_true",
+        help="ask what TensorRT-LLM's example asks about --image, and compare with the answer that it expects",
+    )
+    parser.add_argument("--json", action="store_true")

@@ -152,6 +152,16 @@ def running(
                 _stop(process, prefix, exit_timeout)
 
 
+@contextlib.contextmanager
+def started_or(url: str | None, repository: Path, *, timeout: float = 1800.0) -> Iterator[tuple[str, int | None]]:
+    """host:port of the gRPC service at `url`, or of a server started for the block, and that server's process group."""
+    if url:
+        yield url, None
+        return
+    with running(repository, timeout=timeout) as started:
+        yield started.grpc, started.process.pid
+
+
 def _installed() -> tuple[str, list[str], dict[str, str]] | None:
     binary = shutil.which("tritonserver")
     return (binary, [], dict(os.environ)) if binary else None

@@ -13,6 +13,11 @@ from typing import Any, Literal
 from generator.build_spec import WITH_ATTENTION_PLUGIN as WITH_ATTENTION_PLUGIN
 from generator.build_spec import BuildSpec as BuildSpec
 from generator.build_spec import EngineBuild as EngineBuild
+from generator.evidence import MERLION as MERLION
+from generator.evidence import WHICH_CITY as WHICH_CITY
+from generator.evidence import Acceptance as Acceptance
+from generator.evidence import Evidence as Evidence
+from generator.evidence import Tolerance as Tolerance
 from generator.sizes import LlmSize, TowerSize
 
 PixelStep = tuple[str | int, ...]
@@ -271,19 +276,6 @@ class TorchSpec:
     llm_attribute: str = ""
     llm_module: str = "hf_llm"
     prompt_form: str = "table_prompt"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What stands behind a model, for the status table.
-
-    Attributes:
-        oracle: whose ids, pixels, rows and text ours are compared with through a real Triton.
-        original: what running the model's own code beside it showed; "" = transformers is the original.
-    """
-
-    oracle: str
-    original: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from benchmarks.common import Bars, Goal, arguments, finish, interleaved, machin
 from benchmarks.load import Request, load, tensors
 from benchmarks.preprocessing_step.run import requests
 from generator.ask import StepTime, step_times
+from generator.oracle import LlavaOracle
 from generator.server import running
 from tests.checkpoints import cached
-from tests.oracle import LlavaOracle
 
 GOAL_MS = 3.0
 ENSEMBLE = "ensemble"

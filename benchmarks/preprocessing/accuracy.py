@@ -17,10 +17,10 @@ from PIL import Image
 
 from benchmarks.preprocessing import sides
 from benchmarks.preprocessing.pictures import QUALITY, SIZES, file
+from generator.oracle.kosmos2 import Kosmos2Oracle
+from generator.oracle.llava import LlavaOracle
+from generator.oracle.vila import VilaOracle
 from tests import checkpoints
-from tests.oracle.kosmos2 import Kosmos2Oracle
-from tests.oracle.llava import LlavaOracle
-from tests.oracle.vila import VilaOracle
 
 ORACLES: dict[str, Callable[[Path], Any]] = {"llava": LlavaOracle, "vila": VilaOracle, "kosmos-2": Kosmos2Oracle}
 PHOTOS = ("china", "flower")

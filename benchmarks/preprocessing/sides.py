@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers.image_utils import load_image
 
+from generator.oracle.deplot import font_found
+from generator.oracle.phi3_vision import SIDE, hd_transform
 from tests import charts
-from tests.oracle.deplot import font_found
-from tests.oracle.phi3_vision import SIDE, hd_transform
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("llava", "vila", "kosmos-2", "llava-next", "phi-3-vision", "fuyu", "deplot", "nougat")

@@ -17,8 +17,8 @@ from PIL import Image
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
+from generator.oracle import Oracle
 from tests import photos
-from tests.oracle import Oracle
 
 FINAL = "triton_final_response"
 TEXTS = ("What is shown here?", "Name one colour.", "Où est-ce ? 🌍", "a", "List three things, then stop.")

@@ -25,9 +25,9 @@ from benchmarks.soak.drive import Tally
 from generator import processes
 from generator.generate import generate
 from generator.options import Options
+from generator.oracle import LlavaOracle, VilaOracle
 from generator.server import Server, running
 from tests.checkpoints import cached
-from tests.oracle import LlavaOracle, VilaOracle
 
 ORACLES = {"vila": VilaOracle, "llava": LlavaOracle}
 STREAMS = {"vila": True, "llava": False}

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,8 @@ def run(bench: Bench, tell: Tell) -> tuple[dict[str, Any], list[Finding]]:
         "points": [],
     }
     found: list[Finding] = []
-    with _served(bench) as (url, group):
+    where = bench.url or (None if folder.is_dir() else bench.where)
+    with server.started_or(where, folder, timeout=bench.timeout) as (url, group):
         client = ask.connect(url)
         decoupled = _decoupled(client)
         for number, point in enumerate(bench.points, 1):
@@ -119,17 +120,6 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ServerError(f"cannot read {file}: {error.strerror}", "give the path of a video file") from error
-
-
-@contextlib.contextmanager
-def _served(bench: Bench) -> Iterator[tuple[str, int | None]]:
-    """host:port of the gRPC service, and the process group of a server that was started for this."""
-    folder = Path(bench.where)
-    if bench.url or not folder.is_dir():
-        yield bench.url or bench.where, None
-        return
-    with server.running(folder, timeout=bench.timeout) as started:
-        yield started.grpc, started.process.pid
 
 
 def _input_file(

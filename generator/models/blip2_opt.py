@@ -7,6 +7,9 @@ Blip2Processor for pixels and ids. An answer ends with a newline, not with OPT's
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.sizes import EVA_G_QFORMER, OPT_2_7B, OPT_6_7B, LlmSize
 from generator.spec import (
+    MERLION,
+    WHICH_CITY,
+    Acceptance,
     BuildSpec,
     CheckpointSpec,
     Conversation,
@@ -68,5 +71,9 @@ SPEC = ModelSpec(
             "Known to export with transformers up to 4.45.1; a later one keeps the Q-Former in float32.",
         ),
     ),
-    evidence=Evidence("transformers: Blip2ForConditionalGeneration, Blip2Processor"),
+    evidence=Evidence(
+        "transformers: Blip2ForConditionalGeneration, Blip2Processor",
+        truth="blip2:Blip2OptOracle",
+        acceptance=Acceptance(MERLION, WHICH_CITY, ("singapore",)),
+    ),
 )

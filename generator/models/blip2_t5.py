@@ -10,6 +10,9 @@ from generator.enc_dec_builds import DECODER_LIMITS, ENC_DEC_FLAGS, NO_CONTEXT_F
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.sizes import EVA_G_QFORMER, FLAN_T5_XL, FLAN_T5_XXL, LlmSize
 from generator.spec import (
+    MERLION,
+    WHICH_CITY,
+    Acceptance,
     CheckpointSpec,
     Conversation,
     Evidence,
@@ -81,6 +84,10 @@ SPEC = ModelSpec(
         ),
     ),
     routes=("python_enc_dec",),
-    evidence=Evidence("transformers: Blip2ForConditionalGeneration, Blip2Processor; T5 in bfloat16 under fp16 rows"),
+    evidence=Evidence(
+        "transformers: Blip2ForConditionalGeneration, Blip2Processor; T5 in bfloat16 under fp16 rows",
+        truth="blip2:Blip2T5Oracle",
+        acceptance=Acceptance(MERLION, WHICH_CITY, ("singapore",)),
+    ),
     dtype="bfloat16",
 )

@@ -10,6 +10,8 @@ from generator.build_spec import BuildSpec, EngineBuild
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.sizes import COGVLM_LLM, EVA2_CLIP_E
 from generator.spec import (
+    MERLION,
+    Acceptance,
     CheckpointSpec,
     Conversation,
     Evidence,
@@ -91,6 +93,8 @@ SPEC = ModelSpec(
     ),
     evidence=Evidence(
         "the published code composed anew",
+        truth="cogvlm:CogvlmOracle",
         original="equal pixels, ids, positions, rows, logits and text",
+        acceptance=Acceptance(MERLION, " [INST] which city is this? [/INST] ", ("singapore",), exact=True, raw=True),
     ),
 )

@@ -10,6 +10,7 @@ from generator.build_spec import BuildSpec, EngineBuild
 from generator.enc_dec_builds import DECODER_LIMITS, ENC_DEC_FLAGS, NO_CONTEXT_FMHA, NOT_QUANTIZED
 from generator.sizes import PIX2STRUCT_DECODER, PIX2STRUCT_ENCODER
 from generator.spec import (
+    Acceptance,
     CheckpointSpec,
     Conversation,
     Evidence,
@@ -22,6 +23,7 @@ from generator.spec import (
     PromptSpec,
     TokenizerSpec,
     Tokens,
+    Tolerance,
     TorchSpec,
     Variant,
 )
@@ -85,5 +87,15 @@ SPEC = ModelSpec(
         not_quantized=NOT_QUANTIZED,
         notes=("max_encoder_input_len is per request: it is not multiplied by the batch.",),
     ),
-    evidence=Evidence("transformers: Pix2StructForConditionalGeneration, Pix2StructProcessor, the same font file"),
+    evidence=Evidence(
+        "transformers: Pix2StructForConditionalGeneration, Pix2StructProcessor, the same font file",
+        truth="deplot:DeplotOracle",
+        tolerance=Tolerance(pixels=1e-5),
+        acceptance=Acceptance(
+            "multi_col_40963.png of ChartQA's validation set",
+            "",
+            ("characteristic | cat food, day | cat food, wet | cat treats",),
+            max_tokens=100,
+        ),
+    ),
 )

@@ -6,6 +6,7 @@ FuyuImageProcessor and FuyuProcessor for pixels and ids.
 
 from generator.sizes import FUYU_PATCHES, PERSIMMON_8B
 from generator.spec import (
+    Acceptance,
     BuildSpec,
     CheckpointSpec,
     Conversation,
@@ -80,5 +81,14 @@ SPEC = ModelSpec(
         untried=dict.fromkeys(("int8_wo", "int4_wo"), "its converter offers it, the guide never builds it"),
         notes=("The guide's 2048 rows and prompt tokens are too few for a full image: 2304 patches, 36 newlines.",),
     ),
-    evidence=Evidence("transformers: FuyuForCausalLM, FuyuProcessor"),
+    evidence=Evidence(
+        "transformers: FuyuForCausalLM, FuyuProcessor",
+        truth="fuyu:FuyuOracle",
+        acceptance=Acceptance(
+            "skateboard.png of adept/fuyu-8b",
+            "Answer the following VQAv2 question based on the image: How many people are in the image?\n",
+            ("4",),
+            exact=True,
+        ),
+    ),
 )

@@ -8,6 +8,7 @@ from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.sizes import CLIP_L_224, KOSMOS_2_TEXT
 from generator.spec import (
     WITH_ATTENTION_PLUGIN,
+    Acceptance,
     BuildSpec,
     CheckpointSpec,
     Conversation,
@@ -61,5 +62,13 @@ SPEC = ModelSpec(
         engines=(WITH_ATTENTION_PLUGIN,),
         untried=dict.fromkeys(("int8_wo", "int4_wo"), "its converter offers it, the guide never builds it"),
     ),
-    evidence=Evidence("transformers: Kosmos2ForConditionalGeneration, Kosmos2Processor"),
+    evidence=Evidence(
+        "transformers: Kosmos2ForConditionalGeneration, Kosmos2Processor",
+        truth="kosmos2:Kosmos2Oracle",
+        acceptance=Acceptance(
+            "snowman.png of microsoft/kosmos-2-patch14-224",
+            "<grounding>An image of",
+            ("snowman",),
+        ),
+    ),
 )

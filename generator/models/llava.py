@@ -7,6 +7,9 @@ where TensorRT-LLM's own runner has two BOS and the newline before it).
 
 from generator.sizes import CLIP_L_336, LLAMA_2_7B, LLAMA_2_13B, LlmSize
 from generator.spec import (
+    MERLION,
+    WHICH_CITY,
+    Acceptance,
     BuildSpec,
     Conversation,
     Evidence,
@@ -67,5 +70,9 @@ SPEC = ModelSpec(
         notes=("The guide builds the vision engine for 4 images whatever the LLM's batch is.",),
     ),
     max_images=1,
-    evidence=Evidence("transformers: LlavaForConditionalGeneration, LlavaProcessor"),
+    evidence=Evidence(
+        "transformers: LlavaForConditionalGeneration, LlavaProcessor",
+        truth="llava:LlavaOracle",
+        acceptance=Acceptance(MERLION, WHICH_CITY, ("singapore",), exact=True),
+    ),
 )

@@ -11,7 +11,10 @@ from typing import Any
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.sizes import CLIP_L_336, MISTRAL_7B, YI_34B, LlmSize
 from generator.spec import (
+    MERLION,
+    WHICH_CITY,
     WITH_ATTENTION_PLUGIN,
+    Acceptance,
     BuildSpec,
     Conversation,
     Evidence,
@@ -118,5 +121,9 @@ SPEC = ModelSpec(
             "The table has the rows of all tiles and one newline row; the guide sizes it by max_input_len.",
         ),
     ),
-    evidence=Evidence("transformers: LlavaNextForConditionalGeneration, LlavaNextProcessor"),
+    evidence=Evidence(
+        "transformers: LlavaNextForConditionalGeneration, LlavaNextProcessor",
+        truth="llava_next:LlavaNextOracle",
+        acceptance=Acceptance(MERLION, WHICH_CITY, ("singapore",)),
+    ),
 )

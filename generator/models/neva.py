@@ -8,7 +8,10 @@ training and engine drop the first of its 729 patches as if it were one.
 from generator.models.vila import SIGLIP_384
 from generator.sizes import NEMOTRON_3_8B, SIGLIP_SO_384
 from generator.spec import (
+    MERLION,
+    WHICH_CITY,
     WITH_ATTENTION_PLUGIN,
+    Acceptance,
     BuildSpec,
     CheckpointSpec,
     Conversation,
@@ -74,5 +77,9 @@ SPEC = ModelSpec(
         untried=dict.fromkeys(("int8_wo", "int4_wo"), "its converter offers it, the guide never builds it"),
         notes=("The guide counts 729 rows; the engine drops the first and gives 728.",),
     ),
-    evidence=Evidence("transformers: Siglip and Nemotron; sentencepiece; NeMo's projector and prompt composed anew"),
+    evidence=Evidence(
+        "transformers: Siglip and Nemotron; sentencepiece; NeMo's projector and prompt composed anew",
+        truth="neva:NevaOracle",
+        acceptance=Acceptance(MERLION, WHICH_CITY, ("singapore",)),
+    ),
 )

@@ -93,5 +93,8 @@ SPEC = ModelSpec(
     carries="encoder_input_features",
     default_max_tokens=4096,
     dtype="bfloat16",
-    evidence=Evidence("transformers: VisionEncoderDecoderModel, NougatProcessor"),
+    evidence=Evidence(
+        "transformers: VisionEncoderDecoderModel, NougatProcessor",
+        truth="nougat:NougatOracle",
+    ),
 )

@@ -10,7 +10,9 @@ from typing import Any
 from generator.models.llava import CLIP_MEAN, CLIP_STD
 from generator.sizes import CLIP_L_336, PHI_3_MINI
 from generator.spec import (
+    MERLION,
     WITH_ATTENTION_PLUGIN,
+    Acceptance,
     BuildSpec,
     CheckpointSpec,
     Conversation,
@@ -97,6 +99,8 @@ SPEC = ModelSpec(
     ),
     evidence=Evidence(
         "transformers: CLIP and Phi3; the HD transform and arrangement of the model's own code composed anew",
+        truth="phi3_vision:Phi3VisionOracle",
         original="equal pixels, ids and features",
+        acceptance=Acceptance(MERLION, "Which city is this?", ("singapore",)),
     ),
 )

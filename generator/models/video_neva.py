@@ -10,6 +10,7 @@ from generator.sizes import CLIP_L_224, NEMOTRON_3_8B
 from generator.spec import (
     VIDEO,
     WITH_ATTENTION_PLUGIN,
+    Acceptance,
     BuildSpec,
     CheckpointSpec,
     Conversation,
@@ -82,5 +83,9 @@ SPEC = ModelSpec(
         quantizations=("int4_awq", "fp8"),
         not_quantized="the Nemotron example exports FP8 and INT4 AWQ only",
     ),
-    evidence=Evidence("transformers: CLIP and Nemotron; sentencepiece; frames, projector and prompt composed anew"),
+    evidence=Evidence(
+        "transformers: CLIP and Nemotron; sentencepiece; frames, projector and prompt composed anew",
+        truth="video_neva:VideoNevaOracle",
+        acceptance=Acceptance("a video of a robot", "Question: what is in the video? Answer:", ("robot",)),
+    ),
 )

@@ -9,6 +9,8 @@ numbers take precedence.
 from generator.models.llava import NO_SMOOTHQUANT
 from generator.sizes import INTERN_VIT_6B, LLAMA_2_13B, LLAMA_3_8B, SHEARED_LLAMA_2_7B, SIGLIP_SO_384, YI_34B, LlmSize
 from generator.spec import (
+    MERLION,
+    Acceptance,
     BuildSpec,
     Conversation,
     Evidence,
@@ -57,6 +59,13 @@ INTERN_VIT_448 = PixelSpec(
 )
 
 VICUNA_TOKENS = Tokens(bos=1, end=2, pad=0)
+IN_THE_STREET = (
+    "the image captures a bustling city intersection teeming with life. from the perspective of a car's dashboard "
+    "camera, we see"
+)
+BY_THE_MERLION = (
+    "the image captures the iconic merlion statue in singapore, a renowned worldwide landmark. the merlion, a mythical"
+)
 TWO_SCALES = "its tower looks at the image at two scales (384 and 768 pixels), which is not supported"
 
 
@@ -148,6 +157,13 @@ SPEC = ModelSpec(
     default_images=4,
     evidence=Evidence(
         "transformers: Siglip and Llama; VILA's projector and prompt rules composed anew",
+        truth="vila:VilaOracle",
         original="equal pixels, ids and projector",
+        acceptance=Acceptance(
+            f"av.png of VILA's demo_images, or {MERLION}",
+            "<image>\n Please elaborate what you see in the images?",
+            (IN_THE_STREET, BY_THE_MERLION),
+            exact=True,
+        ),
     ),
 )

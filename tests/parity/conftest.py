@@ -16,16 +16,16 @@ from tritonclient.grpc import InferenceServerClient
 from generator import models
 from generator.generate import generate
 from generator.options import Options
+from generator.oracle import LlavaOracle, Oracle, VilaOracle
+from generator.oracle.blip2 import Blip2OptOracle, Blip2T5Oracle
+from generator.oracle.cogvlm import CogvlmOracle
+from generator.oracle.fuyu import FuyuOracle
+from generator.oracle.kosmos2 import Kosmos2Oracle
+from generator.oracle.llava_next import LlavaNextOracle
+from generator.oracle.neva import NevaOracle
+from generator.oracle.phi3_vision import Phi3VisionOracle
 from tests import photos
 from tests.checkpoints import cached
-from tests.oracle import LlavaOracle, Oracle, VilaOracle
-from tests.oracle.blip2 import Blip2OptOracle, Blip2T5Oracle
-from tests.oracle.cogvlm import CogvlmOracle
-from tests.oracle.fuyu import FuyuOracle
-from tests.oracle.kosmos2 import Kosmos2Oracle
-from tests.oracle.llava_next import LlavaNextOracle
-from tests.oracle.neva import NevaOracle
-from tests.oracle.phi3_vision import Phi3VisionOracle
 from tests.parity import openai_gateway
 from tests.parity.client import MAX_TOKENS, Case
 from tests.server.harness import Kept, triton

@@ -7,19 +7,21 @@ import io
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from generator.findings import Refused
 from generator.generate import generate
 from generator.options import Options
+from generator.oracle.common import open_image
+from generator.oracle.deplot import DeplotOracle
+from generator.verify.command import Verify, run
 from tests import charts, photos
 from tests.checkpoints import cached
-from tests.oracle.common import open_image
-from tests.oracle.deplot import DeplotOracle
 from tests.parity.client import Case, ask, ask_stream, inputs, passed_on, refusal, strings, tokens
 from tests.parity.conftest import MAX_TOKENS
 from tests.server.harness import triton
@@ -31,6 +33,7 @@ ORIENTED = ("rotated", "palette", "grey_alpha", "bilevel", "cmyk", "wide", "tiny
 
 @dataclass
 class Charts:
+    folder: Path
     grpc: str
     oracle: DeplotOracle
     expected: list[str]
@@ -73,8 +76,9 @@ def repository(folder: Path, font: Path, **options: object) -> Path:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, oracle: DeplotOracle, expected: list[str]) -> Iterator[Charts]:
-    with triton(repository(tmp_path_factory.mktemp("charts") / "plain", oracle.font)) as server:
-        yield Charts(server.grpc, oracle, expected)
+    where = repository(tmp_path_factory.mktemp("charts") / "plain", oracle.font)
+    with triton(where) as server:
+        yield Charts(where, server.grpc, oracle, expected)
 
 
 def assert_same_patches(found: np.ndarray, truth: np.ndarray) -> None:
@@ -181,3 +185,12 @@ def test_streamed_pieces_join_to_the_whole_text(oracle: DeplotOracle, expected: 
             assert (streamed[1], whole[1]) == ([], [])
             assert "".join(streamed[0][0]) == "".join(whole[0][0]) == expected[number]
             assert len(streamed[0][0]) > 3
+
+
+def test_verify(served: Charts) -> None:
+    wanted = Verify(served.folder, cached("deplot"), url=served.grpc, max_tokens=8, font=served.oracle.font)
+    found = run(wanted, tell=print)
+    assert found.right and len(found.stages) == 3
+    assert {stage.verdict for _, stages in found.stages for stage in stages if stage.name != "pixels"} == {"equal"}
+    with pytest.raises(Refused, match="takes a font"):
+        run(replace(wanted, font=None), tell=print)

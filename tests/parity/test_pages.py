@@ -17,10 +17,11 @@ from tritonclient.grpc import InferenceServerClient
 from generator import ask as client_side
 from generator.generate import generate
 from generator.options import Options
+from generator.oracle.common import open_image
+from generator.oracle.nougat import NougatOracle
+from generator.verify.command import Verify, run
 from tests import pages
 from tests.checkpoints import cached
-from tests.oracle.common import open_image
-from tests.oracle.nougat import NougatOracle
 from tests.parity.client import Case, ask, ask_stream, floats, inputs, passed_on, refusal, strings, tensor, tokens
 from tests.server.harness import triton
 
@@ -32,6 +33,7 @@ NAMES = pages.names()
 
 @dataclass
 class Pages:
+    folder: Path
     grpc: str
     oracle: NougatOracle
     expected: dict[str, str]
@@ -71,8 +73,9 @@ def repository(folder: Path, **options: object) -> Path:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, oracle: NougatOracle, expected: dict[str, str]) -> Iterator[Pages]:
-    with triton(repository(tmp_path_factory.mktemp("pages") / "plain")) as server:
-        yield Pages(server.grpc, oracle, expected)
+    where = repository(tmp_path_factory.mktemp("pages") / "plain")
+    with triton(where) as server:
+        yield Pages(where, server.grpc, oracle, expected)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +84,7 @@ def streaming(
 ) -> Iterator[Pages]:
     where = repository(tmp_path_factory.mktemp("pages") / "streaming", streaming=True, route="encoder_features")
     with triton(where) as server:
-        yield Pages(server.grpc, oracle, expected)
+        yield Pages(where, server.grpc, oracle, expected)
 
 
 def test_the_oracle_distinguishes_the_pages(served: Pages) -> None:
@@ -213,3 +216,9 @@ def test_a_pdf_page_by_page(served: Pages, capsys: pytest.CaptureFixture[str], t
     assert capsys.readouterr().out == "\n\n".join(wanted) + "\n"
     assert client_side.run(served.grpc, "ensemble", "", output="markdown", **given) == 0
     assert capsys.readouterr().out == "\n\n".join(map(served.oracle.markdown, wanted)) + "\n"
+
+
+def test_verify(served: Pages) -> None:
+    found = run(Verify(served.folder, cached("nougat"), url=served.grpc, max_tokens=8), tell=print)
+    assert found.right and len(found.stages) == 3
+    assert {stage.verdict for _, stages in found.stages for stage in stages} == {"equal"}

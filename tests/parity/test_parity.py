@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from generator.oracle import open_image
 from tests import photos
-from tests.oracle import open_image
 from tests.parity.client import (
     Case,
     ask,

@@ -21,10 +21,11 @@ from tritonclient.grpc import InferenceServerClient
 from generator.cli import main
 from generator.generate import Outcome, generate
 from generator.options import Options
+from generator.oracle.common import open_image
+from generator.oracle.video_neva import VideoNevaOracle
+from generator.verify.command import Verify, run
 from tests import photos
 from tests.checkpoints import cached
-from tests.oracle.common import open_image
-from tests.oracle.video_neva import VideoNevaOracle
 from tests.parity.client import Case, ask, ask_stream, floats, inputs, passed_on, refusal, strings
 from tests.parity.conftest import MAX_TOKENS
 from tests.parity.openai_gateway import client_of, gateway, message, whole
@@ -59,6 +60,7 @@ def file(number: int) -> bytes:
 
 @dataclass
 class Videos:
+    folder: Path
     grpc: str
     oracle: VideoNevaOracle
     vocab_size: int
@@ -93,7 +95,7 @@ def repository(folder: Path, **options: Any) -> Outcome:
 def served(tmp_path_factory: pytest.TempPathFactory, oracle: VideoNevaOracle, expected: list[str]) -> Iterator[Videos]:
     outcome = repository(tmp_path_factory.mktemp("video"))
     with triton(outcome.output) as server:
-        yield Videos(server.grpc, oracle, outcome.plan.vocab_size, expected)
+        yield Videos(outcome.output, server.grpc, oracle, outcome.plan.vocab_size, expected)
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +224,12 @@ def test_the_vision_side_is_where_the_option_says(tmp_path: Path) -> None:
     missing = Options(model="video-neva", projector=tmp_path / "nowhere.nemo", working_dir=tmp_path)
     with pytest.raises(Exception, match="nowhere"):
         generate(missing)
+
+
+def test_verify(served: Videos) -> None:
+    checkpoint = cached("video-neva")
+    given = {"projector": checkpoint / "projector.nemo", "url": served.grpc}
+    found = run(Verify(served.folder, checkpoint / "nemotron.nemo", max_tokens=8, **given), tell=print)  # type: ignore[arg-type]
+    [(question, stages)] = found.stages
+    assert len(question.videos) == 1 and found.right
+    assert {stage.verdict for stage in stages} == {"equal"}

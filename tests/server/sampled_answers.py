@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.oracle.neva import read_archive
+from generator.oracle.neva import read_archive
 
 FRAGMENTS = (
     *(

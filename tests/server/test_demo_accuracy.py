@@ -11,7 +11,7 @@ import pytest
 from generator import demo
 from generator.generate import generate
 from generator.options import Options
-from tests.oracle import LlavaOracle, Oracle, VilaOracle
+from generator.oracle import LlavaOracle, Oracle, VilaOracle
 from tests.parity.client import Case, ask_all
 from tests.server.harness import triton
 from training.scenes import png

@@ -17,9 +17,9 @@ from tritonclient.grpc import InferenceServerClient
 
 from generator.generate import generate
 from generator.options import Options
+from generator.oracle.blip2 import Blip2T5Oracle
 from generator.server import Server
 from tests import checkpoints, engines, photos
-from tests.oracle.blip2 import Blip2T5Oracle
 from tests.parity.client import Case, ask, ask_all, inputs, refusal
 from tests.server.harness import triton
 

@@ -15,9 +15,9 @@ from tritonclient.grpc import InferenceServerClient
 
 from generator.generate import generate
 from generator.options import Options
+from generator.oracle.cogvlm import CogvlmOracle
 from tests import engines, photos
 from tests.checkpoints import cached, cogvlm
-from tests.oracle.cogvlm import CogvlmOracle
 from tests.parity.client import Case, ask, ask_all, ask_stream, inputs, refusal
 from tests.server.harness import triton
 

@@ -14,8 +14,8 @@ from tritonclient.utils import InferenceServerException
 
 from generator.generate import generate
 from generator.options import Options
+from generator.oracle import LlavaOracle
 from tests import hostile, photos
-from tests.oracle import LlavaOracle
 from tests.parity.client import Case, ask, inputs, refusal, strings
 from tests.parity.conftest import MAX_TOKENS, SUBJECTS
 from tests.server.harness import Kept, triton

@@ -16,9 +16,9 @@ from tritonclient.utils import InferenceServerException
 
 from generator.generate import generate
 from generator.options import Options
+from generator.oracle import VilaOracle
 from tests import photos
 from tests.checkpoints import cached
-from tests.oracle import VilaOracle
 from tests.parity.client import Case, ask_stream, inputs, passed_on, refusal, strings, tensor
 from tests.server.harness import Kept, triton
 from tests.server.metrics_page import Page, number, numbers

@@ -15,8 +15,8 @@ import tritonclient.grpc as grpcclient
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from generator.oracle import LlavaOracle, VilaOracle
 from tests import checkpoints
-from tests.oracle import LlavaOracle, VilaOracle
 from tests.server.harness import triton
 
 ROOT = Path(__file__).resolve().parents[2]

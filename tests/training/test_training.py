@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.oracle import LlavaOracle, VilaOracle
+from generator.oracle import LlavaOracle, VilaOracle
 from training import questions, split
 from training.batches import IGNORED, Pictures, Questions, as_it_is, pack
 from training.networks import NETWORKS, SIDE

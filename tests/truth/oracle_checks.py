@@ -17,8 +17,8 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from generator.oracle import Oracle
 from tests import photos
-from tests.oracle import Oracle
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()

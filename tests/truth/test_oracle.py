@@ -13,9 +13,9 @@ import torch
 import transformers
 from torch import nn
 
+from generator.oracle import IMAGE_TOKEN_INDEX, LlavaOracle, Oracle, VilaOracle
+from generator.oracle.vila import mlp_downsample
 from tests import checkpoints, photos
-from tests.oracle import IMAGE_TOKEN_INDEX, LlavaOracle, Oracle, VilaOracle
-from tests.oracle.vila import mlp_downsample
 
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()

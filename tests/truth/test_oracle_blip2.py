@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import transformers
 
+from generator.oracle.blip2 import Blip2OptOracle
 from tests import checkpoints, photos
-from tests.oracle.blip2 import Blip2OptOracle
 from tests.truth import oracle_checks
 
 QUERIES = 32

@@ -8,9 +8,9 @@ import pytest
 import torch
 import transformers
 
+from generator.oracle import open_image
+from generator.oracle.blip2 import Blip2T5Oracle
 from tests import checkpoints, photos
-from tests.oracle import open_image
-from tests.oracle.blip2 import Blip2T5Oracle
 from tests.truth import oracle_checks
 
 QUERIES = 32

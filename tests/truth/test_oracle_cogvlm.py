@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from generator.oracle.cogvlm import CogvlmOracle, experts, positions
 from tests import checkpoints, photos
 from tests.checkpoints import cogvlm
-from tests.oracle.cogvlm import CogvlmOracle, experts, positions
 from tests.truth import oracle_checks
 
 MODULE = oracle_checks.vision_module("cogvlm_layout")

@@ -14,8 +14,8 @@ import transformers
 from numpy.typing import NDArray
 from PIL import ImageFont
 
+from generator.oracle.deplot import DeplotOracle
 from tests import charts, checkpoints
-from tests.oracle.deplot import DeplotOracle
 from tests.truth import oracle_checks
 
 QUESTION = charts.QUESTIONS[0]

@@ -11,9 +11,9 @@ import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
+from generator.oracle.common import open_image
+from generator.oracle.fuyu import FuyuOracle
 from tests import checkpoints, photos
-from tests.oracle.common import open_image
-from tests.oracle.fuyu import FuyuOracle
 from tests.truth import oracle_checks
 
 PATCH = 30

@@ -10,9 +10,9 @@ import torch
 import transformers
 from PIL import Image
 
+from generator.oracle.common import open_image
+from generator.oracle.kosmos2 import Kosmos2Oracle
 from tests import checkpoints, photos
-from tests.oracle.common import open_image
-from tests.oracle.kosmos2 import Kosmos2Oracle
 from tests.truth import oracle_checks
 
 QUERIES = 64

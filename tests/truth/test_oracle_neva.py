@@ -13,9 +13,9 @@ import torch
 import yaml
 from torch.nn import functional
 
+from generator.oracle.neva import NevaOracle, read_archive
 from tests import checkpoints, photos
 from tests.checkpoints import neva
-from tests.oracle.neva import NevaOracle, read_archive
 from tests.truth import oracle_checks
 
 MODULE = oracle_checks.vision_module("neva_layout")

@@ -17,9 +17,9 @@ from transformers import AutoProcessor, VisionEncoderDecoderModel
 from generator.facts import checkpoint as facts
 from generator.findings import Refused
 from generator.models import specs
+from generator.oracle.common import with_pillow
+from generator.oracle.nougat import NougatOracle
 from tests import checkpoints, pages
-from tests.oracle.common import with_pillow
-from tests.oracle.nougat import NougatOracle
 from tests.truth import oracle_checks
 
 TOKENS = 12
@@ -83,7 +83,7 @@ def test_one_precision_alone_is_one_call_of_transformers() -> None:
 
 
 def oracle_image(name: str) -> Any:
-    from tests.oracle.common import open_image
+    from generator.oracle.common import open_image
 
     return open_image(pages.encoded(name))
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from generator.oracle.common import open_image
+from generator.oracle.phi3_vision import SIDE, Phi3VisionOracle, arrange, hd_transform
 from tests import checkpoints, photos
-from tests.oracle.common import open_image
-from tests.oracle.phi3_vision import SIDE, Phi3VisionOracle, arrange, hd_transform
 from tests.truth import oracle_checks
 
 MODULE = oracle_checks.vision_module("phi3_vision")

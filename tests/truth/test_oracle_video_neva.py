@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from generator.oracle.common import open_image
+from generator.oracle.video_neva import VideoNevaOracle, decode
 from tests import checkpoints, photos
-from tests.oracle.common import open_image
-from tests.oracle.video_neva import VideoNevaOracle, decode
 from tests.truth import oracle_checks
 
 MODULE = oracle_checks.vision_module("neva_layout")

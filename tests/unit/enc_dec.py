@@ -18,8 +18,8 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 from torch.utils import dlpack
 
+from generator.oracle.blip2 import Blip2T5Oracle
 from tests import checkpoints, engines, photos
-from tests.oracle.blip2 import Blip2T5Oracle
 from tests.truth.oracle_checks import picture
 from tests.unit import serving
 

@@ -13,9 +13,9 @@ import torch
 import transformers
 from transformers.modeling_outputs import BaseModelOutput
 
+from generator.oracle.deplot import DeplotOracle
 from tests import charts
 from tests.checkpoints import cached
-from tests.oracle.deplot import DeplotOracle
 from tests.unit.test_decoding import TOKENS, never, request
 
 import cross_features  # isort: skip - of the templates, which test_decoding makes importable

@@ -12,8 +12,8 @@ import pytest
 import torch
 import transformers
 
+from generator.oracle import LlavaOracle, VilaOracle
 from tests import checkpoints
-from tests.oracle import LlavaOracle, VilaOracle
 
 ROOT = Path(__file__).parents[2]
 for folder in ("templates/shared", "templates/torch/tensorrt_llm/1", "tests/doubles"):

@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers
 
+from generator.oracle.blip2 import Blip2T5Oracle
 from tests import checkpoints, photos
-from tests.oracle.blip2 import Blip2T5Oracle
 from tests.truth.oracle_checks import picture
 
 ROOT = Path(__file__).parents[2]

@@ -24,9 +24,9 @@ from tritonclient.grpc import model_config_pb2
 
 from generator.generate import generate
 from generator.options import Options
+from generator.oracle.cogvlm import CogvlmOracle
 from tests import engines
 from tests.checkpoints import cogvlm
-from tests.oracle.cogvlm import CogvlmOracle
 from tests.unit.executor_requests import (
     HIDDEN,
     PLACES,

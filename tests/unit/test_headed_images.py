@@ -17,8 +17,8 @@ from PIL import features
 from tensors import RequestError
 from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
 
+from generator.oracle.deplot import font_found
 from tests import charts, photos
-from tests.oracle.deplot import font_found
 from tests.unit import serving
 
 SIZES = [(600, 850), (1400, 90), (33, 400), (1, 1), (2000, 1500)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from image_run import positions
 from tensors import RequestError
 
-from tests.oracle import cogvlm
+from generator.oracle import cogvlm
 
 VOCAB = 50
 

@@ -23,8 +23,8 @@ from transformers.models.fuyu.image_processing_pil_fuyu import FuyuImageProcesso
 from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
 
 from generator.models import specs
+from generator.oracle.phi3_vision import arrange, hd_transform
 from tests import charts
-from tests.oracle.phi3_vision import arrange, hd_transform
 from tests.unit import serving
 
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))

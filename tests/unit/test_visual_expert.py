@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from generator.oracle.cogvlm import CogvlmOracle
 from tests.checkpoints import cogvlm
-from tests.oracle.cogvlm import CogvlmOracle
 
 STEP = Path(__file__).parents[2] / "templates/torch/tensorrt_llm/1"
 SIDE, ROWS, VOCAB, HIDDEN = 42, 11, 1024, 64
@@ -120,5 +120,5 @@ def test_context_logits_are_those_of_the_oracle(decoder: Any, checkpoint: Path) 
     oracle = CogvlmOracle(checkpoint)
     first = decoder.form.first(row())
     with torch.inference_mode():
-        truth = oracle.logits(first["inputs_embeds"][0], first["position_ids"][0], first["vision_experts"][0])
+        truth = oracle.scores(first["inputs_embeds"][0], first["position_ids"][0], first["vision_experts"][0])
     assert torch.equal(decoder.context_logits(row()), truth)

@@ -16,8 +16,8 @@ from transformers.models.nougat.image_processing_pil_nougat import NougatImagePr
 from whole_page import ImageLayout
 
 from generator.models import specs
+from generator.oracle.common import open_image
 from tests import pages, photos
-from tests.oracle.common import open_image
 from tests.unit import serving
 
 SPEC = specs()["nougat"]

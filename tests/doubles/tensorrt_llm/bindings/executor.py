@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from tests.oracle.cogvlm import CogvlmOracle, experts
+from generator.oracle.cogvlm import CogvlmOracle, experts
 
 RENAMED = {"max_new_tokens": "max_tokens", "random_seed": "seed", "min_length": "min_tokens"}
 REQUEST = {
@@ -208,7 +208,7 @@ class Running:
         begin = len(self.new)
         if not self.cancelled:
             with torch.inference_mode():
-                logits = self.oracle.logits(self.states, self.places, self.seen, self.past)
+                logits = self.oracle.scores(self.states, self.places, self.seen, self.past)
             self.context = logits if self.context is None else self.context
             bias = request.values.get("embedding_bias")
             token = int((logits[-1] if bias is None else logits[-1] + bias).argmax())

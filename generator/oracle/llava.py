@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from tests.oracle.common import Image, Oracle, checked_marks, from_checkpoint, open_image, with_pillow
+from generator.oracle.common import Image, Oracle, checked_marks, from_checkpoint, open_image, with_pillow
 
 
 class LlavaOracle(Oracle):

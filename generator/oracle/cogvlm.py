@@ -1,4 +1,4 @@
-"""CogVLM after the code that THUDM/cogvlm-chat-hf comes with, written anew in plain functions; transformers has no class.
+"""CogVLM after the code that THUDM/cogvlm-chat-hf comes with, in plain functions; transformers has no class of it.
 
 Everything is in bf16 on the CPU, angles of positions too, as that code has it.
 """
@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoTokenizer
 
-from tests.oracle.common import MARK, Image, Oracle, open_image
+from generator.oracle.common import MARK, Checkpoint, Image, Oracle, open_image, weights_of
 
 BFloat16 = NDArray[Any]
 """numpy has no bf16: float32 arrays of values that bf16 holds exactly."""
@@ -36,12 +35,16 @@ class CogvlmOracle(Oracle):
     image_id = -1
     question = "Question: {} Answer:"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tokenizer: Path | None = None) -> None:
         self.config = json.loads((folder / "config.json").read_text())
-        self.weights = load_file(folder / "model.safetensors")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder.parent / "vicuna-7b-v1.5")
+        self.weights = weights_of(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer or folder.parent / "vicuna-7b-v1.5")
         self.end_ids = [int(self.config["eos_token_id"])]
         self.pad_id = int(self.config["pad_token_id"])
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> CogvlmOracle:
+        return cls(checkpoint.folder, checkpoint.tokenizer)
 
     @property
     def rows_per_image(self) -> int:
@@ -95,15 +98,18 @@ class CogvlmOracle(Oracle):
         states = embedding[sequence.masked_fill(visual, 0)]
         states[visual] = flat.bfloat16()
         new: list[int] = []
+        each: list[torch.Tensor] = []
         past: Past = {}
         with torch.inference_mode():
             while len(new) < max_new_tokens and not set(new) & set(self.end_ids):
-                token = int(self.logits(states, places, seen, past)[-1].argmax())
+                each.append(self.scores(states, places, seen, past)[-1])
+                token = int(each[-1].argmax())
                 new.append(token)
                 states, places, seen = embedding[[token]], places[-1:] + 1, seen.new_zeros(1)
+        self.logits = torch.stack(each).numpy()
         return new
 
-    def logits(
+    def scores(
         self, states: torch.Tensor, places: torch.Tensor, seen: torch.Tensor, past: Past | None = None
     ) -> torch.Tensor:
         """Embeddings [L, h], positions [L] and whether the experts read it [L] -> float32 [L, V].
@@ -122,7 +128,7 @@ class CogvlmOracle(Oracle):
 
 
 def positions(visual: torch.Tensor) -> torch.Tensor:
-    """From which tokens [L] are rows of the image: its first and last are tokens like any, the others share one place."""
+    """Of tokens [L], some of which are rows of the image: its first and last count as any, the others share a place."""
     inside = visual & visual.roll(1) & visual.roll(-1)
     inside[0] = inside[-1] = False
     steps = [0] + [0 if inside[i] and inside[i - 1] else 1 for i in range(1, len(visual))]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoProcessor, Kosmos2ForConditionalGeneration
 
-from tests.oracle.common import MARK, Image, Oracle, from_checkpoint, open_image, with_pillow
+from generator.oracle.common import MARK, Image, Oracle, from_checkpoint, open_image, with_pillow
 
 IMAGE_POSITION = -1
 """Marks an image's positions in `ids`, where transformers writes the ids 4, 5, 6, ... of ordinary words."""

@@ -15,7 +15,7 @@ from transformers import AutoProcessor, Pix2StructForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.pix2struct import image_processing_pil_pix2struct
 
-from tests.oracle.common import Image, Oracle, from_checkpoint, open_image, with_pillow
+from generator.oracle.common import Checkpoint, Image, Oracle, from_checkpoint, open_image, with_pillow
 
 
 class DeplotOracle(Oracle):
@@ -37,6 +37,12 @@ class DeplotOracle(Oracle):
         self.pad_id = int(self.tokenizer.pad_token_id)
         self.font = font
 
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> DeplotOracle:
+        if checkpoint.font is None:
+            raise ValueError("Deplot's question is drawn, which takes a font")
+        return cls(checkpoint.folder, checkpoint.font)
+
     def prompt(self, text: str, images: int, raw: bool = False) -> str:
         """What is drawn above the chart."""
         if images != 1:
@@ -49,6 +55,12 @@ class DeplotOracle(Oracle):
     def pixels(self, images: Sequence[Image], text: str = "") -> NDArray[np.float16]:
         """Patches of the chart below its question, [1, 2048, 770]: line, column, then pixels; zeros where none is."""
         return self._inputs(text, images)["flattened_patches"].numpy()  # type: ignore[no-any-return]
+
+    def seen(self, text: str, images: Sequence[Image]) -> NDArray[np.float16]:
+        return self.pixels(images, text)
+
+    def carried(self, text: str, images: Sequence[Image]) -> NDArray[np.float16]:
+        return self.rows(self.pixels(images, text))[0]  # type: ignore[no-any-return]
 
     def mask(self, images: Sequence[Image], text: str = "") -> NDArray[np.float32]:
         """1 at each valid patch, [2048]."""
@@ -65,7 +77,8 @@ class DeplotOracle(Oracle):
 
     def continuation(self, ids: Sequence[int], rows: NDArray[np.float16] | None, max_new_tokens: int) -> list[int]:
         """Greedy new token ids of the decoder over `rows`, after `ids`."""
-        assert rows is not None
+        if rows is None:
+            raise ValueError("Deplot answers about a chart only")
         states = torch.from_numpy(np.ascontiguousarray(rows))
         given = torch.tensor([list(ids)])
         produced = self._generate(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import PIL.Image
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from transformers.image_utils import load_image
 
 Image = bytes | NDArray[np.uint8] | PIL.Image.Image
@@ -43,6 +46,32 @@ def with_pillow(processor_class: Any, folder: Path) -> Any:
     return processor
 
 
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights of a checkpoint in safetensors, in one file or in several that an index names."""
+    index = folder / "model.safetensors.index.json"
+    files = {"model.safetensors"}
+    if index.is_file():
+        files = set(json.loads(index.read_text())["weight_map"].values())
+    return {name: weight for file in sorted(files) for name, weight in load_file(folder / file).items()}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What an oracle reads.
+
+    Attributes:
+        folder: of the checkpoint; of a NeMo model also the archive itself.
+        conversation: name of the chat template, where a model has several.
+        projector, tokenizer, font: files and folders outside the checkpoint, where a model has them there.
+    """
+
+    folder: Path
+    conversation: str = ""
+    projector: Path | None = None
+    tokenizer: Path | None = None
+    font: Path | None = None
+
+
 class Oracle(ABC):
     """One model's truth. Vision rows are [n, N, h]: n images, N rows each, h the LLM's hidden size."""
 
@@ -53,8 +82,16 @@ class Oracle(ABC):
     """The part that has `generate` and the input embeddings."""
     end_ids: list[int]
     pad_id: int
-    start_id: int | None = None
+    start_id: Any = None
     """What the decoder of an encoder-decoder begins with."""
+    logits: NDArray[np.float32]
+    """Of the latest answer, before anything is banned: [new tokens, vocabulary]."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Oracle:
+        """The oracle of `checkpoint`. ValueError when something is missing that no folder of it holds."""
+        make: Any = cls
+        return make(checkpoint.folder)  # type: ignore[no-any-return]
 
     @abstractmethod
     def prompt(self, text: str, images: int, raw: bool = False) -> str:
@@ -76,10 +113,18 @@ class Oracle(ABC):
     def rows(self, pixels: NDArray[np.float16]) -> NDArray[np.float16]:
         """Vision rows [n, N, h] of `pixels` [n, 3, S, S], projector included."""
 
-    def selected(self, images: Sequence[Image]) -> NDArray[np.float16]:
+    def selected(self, images: Sequence[Image]) -> NDArray[Any]:
         """The rows [k, h] that stand at the image positions of `ids`, in order."""
         rows = self.rows(self.pixels(images))
         return rows.reshape(-1, rows.shape[-1])
+
+    def seen(self, text: str, images: Sequence[Image]) -> NDArray[Any]:
+        """What the vision encoder gets of a request: of most models, `pixels`."""
+        return self.pixels(images)
+
+    def carried(self, text: str, images: Sequence[Image]) -> NDArray[Any]:
+        """The rows [k, h] that the LLM gets of a request: at the image positions, or to attend to."""
+        return self.selected(images)
 
     def continuation(self, ids: Sequence[int], rows: NDArray[np.float16] | None, max_new_tokens: int) -> list[int]:
         """Greedy new token ids after `ids`, whose image positions take `rows` one by one in order.
@@ -119,12 +164,15 @@ class Oracle(ABC):
             eos_token_id=self.end_ids,
             pad_token_id=self.pad_id,
             decoder_start_token_id=self.start_id,
+            return_dict_in_generate=True,
+            output_logits=True,
         )
         self.model.generation_config = greedy  # so that nothing of the checkpoint's own file is merged in
         with torch.inference_mode():
             produced = (whole or self.model).generate(**inputs, generation_config=greedy)
         given = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-        new: list[int] = produced[0, given:].tolist()
+        self.logits = torch.cat(produced.logits).float().numpy()
+        new: list[int] = produced.sequences[0, given:].tolist()
         return new
 
 

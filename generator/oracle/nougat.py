@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import AutoProcessor, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from tests.oracle.common import Image, Oracle, open_image, with_pillow
+from generator.oracle.common import Image, Oracle, open_image, with_pillow
 
 
 class NougatOracle(Oracle):
@@ -57,6 +57,9 @@ class NougatOracle(Oracle):
         rounded = torch.from_numpy(self.rows(self.pixels(images))).bfloat16()
         return rounded.float().numpy()  # type: ignore[no-any-return]
 
+    def carried(self, text: str, images: Sequence[Image]) -> NDArray[np.float32]:
+        return self.features(images)[0]  # type: ignore[no-any-return]
+
     def continuation(self, ids: Sequence[int], rows: NDArray[Any] | None, max_new_tokens: int) -> list[int]:
         """Greedy new token ids after `ids` of the decoder that attends to `rows`."""
         return self.decoded(ids, rows, max_new_tokens)[0]
@@ -65,7 +68,8 @@ class NougatOracle(Oracle):
         self, ids: Sequence[int], rows: NDArray[Any] | None, max_new_tokens: int, **how: Any
     ) -> list[list[int]]:
         """New token ids of each sequence that is returned; `how` is further generation options."""
-        assert rows is not None
+        if rows is None:
+            raise ValueError("Nougat answers about a page only")
         states = torch.from_numpy(np.ascontiguousarray(rows)).bfloat16()
         configuration: Any = transformers.GenerationConfig
         options = configuration(
@@ -74,6 +78,8 @@ class NougatOracle(Oracle):
             eos_token_id=self.end_ids,
             pad_token_id=self.pad_id,
             decoder_start_token_id=self.start_id,
+            return_dict_in_generate=True,
+            output_logits=True,
             bad_words_ids=[[int(self.tokenizer.unk_token_id)]],
             **how,
         )
@@ -84,7 +90,8 @@ class NougatOracle(Oracle):
                 decoder_input_ids=torch.tensor([list(ids)]),
                 generation_config=options,
             )
-        return [sequence[len(ids) :].tolist() for sequence in produced]
+        self.logits = torch.stack([step[0] for step in produced.logits]).float().numpy()
+        return [sequence[len(ids) :].tolist() for sequence in produced.sequences]
 
     def generate(
         self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False

@@ -1,4 +1,4 @@
-"""NeVA out of a NeMo archive: tower and language model by transformers, tokens by sentencepiece, the rest composed here.
+"""NeVA out of a NeMo archive: tower and LLM by transformers, tokens by sentencepiece, the rest composed here.
 
 The language model is Nemotron's architecture (layernorm1p, squared ReLU, rotary positions in half of each head), which
 transformers has; NeMo's own conversion script tells where each weight belongs.
@@ -27,7 +27,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests.oracle.common import MARK, Image, Oracle, open_image, with_pillow
+from generator.oracle.common import MARK, Checkpoint, Image, Oracle, open_image, with_pillow
 
 BFloat16 = NDArray[Any]
 """numpy has no bf16: float32 arrays of values that bf16 holds exactly."""
@@ -61,6 +61,11 @@ class NevaOracle(Oracle):
         kind = json.loads((tower / "config.json").read_text())["model_type"]
         self.tower = TOWERS[kind].from_pretrained(tower, dtype=torch.bfloat16).eval()
         self.image_processor = with_pillow(AutoImageProcessor, tower)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> NevaOracle:
+        archive = checkpoint.folder
+        return cls(archive.parent, archive.name, archive.name) if archive.is_file() else cls(archive)
 
     def prompt(self, text: str, images: int, raw: bool = False) -> str:
         """Here the mark shows where the image stands; `text` may hold it only if `raw`."""

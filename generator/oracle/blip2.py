@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoProcessor, Blip2ForConditionalGeneration
 
-from tests.oracle.common import MARK, Image, Oracle, from_checkpoint, open_image, with_pillow
+from generator.oracle.common import MARK, Image, Oracle, from_checkpoint, open_image, with_pillow
 
 
 class Blip2Oracle(Oracle):
-    """Truth of a `Blip2ForConditionalGeneration` checkpoint, its vision side in fp16 on the CPU (Q-Former fp32, as there).
+    """Truth of a `Blip2ForConditionalGeneration` checkpoint on the CPU; its vision side in fp16, the Q-Former in fp32.
 
     Each request has exactly one image, whose rows stand before the text and what the tokenizer puts around it.
     """

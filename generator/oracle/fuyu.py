@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoProcessor, FuyuForCausalLM
 
-from tests.oracle.common import MARK, Image, Oracle, from_checkpoint, open_image, with_pillow
+from generator.oracle.common import MARK, Image, Oracle, from_checkpoint, open_image, with_pillow
 
 
 class FuyuOracle(Oracle):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
-from tests.oracle.common import Image, Oracle, checked_marks, from_checkpoint, open_image, with_pillow
+from generator.oracle.common import Image, Oracle, checked_marks, from_checkpoint, open_image, with_pillow
 
 
 class LlavaNextOracle(Oracle):
@@ -47,7 +47,7 @@ class LlavaNextOracle(Oracle):
 
     def sizes(self, images: Sequence[Image]) -> list[tuple[int, int]]:
         """Height and width of each image as the processor sees it."""
-        return [tuple(self._image_inputs(image)["image_sizes"][0].tolist()) for image in images]  # type: ignore[misc]
+        return [tuple(self._image_inputs(image)["image_sizes"][0].tolist()) for image in images]
 
     def rows(self, pixels: NDArray[np.float16]) -> NDArray[np.float16]:
         """What the engine gives, [tiles, N, h], before any row is chosen."""

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from tests.oracle.neva import BFloat16, NevaOracle
+from generator.oracle.common import Checkpoint
+from generator.oracle.neva import BFloat16, NevaOracle
 
 Video = bytes | NDArray[np.uint8]
 """A video file, or decoded RGB frames [T, H, W, 3]."""
@@ -36,9 +37,15 @@ class VideoNevaOracle(NevaOracle):
         "verbosity:4\n"
     )
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "nemotron.nemo", "projector.nemo")
+    def __init__(self, folder: Path, language_model: str = "nemotron.nemo", projector: str = "projector.nemo") -> None:
+        super().__init__(folder, language_model, projector)
         self.num_frames = int(self.config["data"]["num_frames"])
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> VideoNevaOracle:
+        if not checkpoint.folder.is_file():
+            return cls(checkpoint.folder)
+        return cls(checkpoint.folder.parent, checkpoint.folder.name, str(checkpoint.projector or "projector.nemo"))
 
     @property
     def rows_per_image(self) -> int:

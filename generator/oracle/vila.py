@@ -18,7 +18,16 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoTokenizer, LlamaForCausalLM, SiglipVisionModel
 
-from tests.oracle.common import MARK, Image, Oracle, checked_marks, from_checkpoint, open_image, with_pillow
+from generator.oracle.common import (
+    MARK,
+    Checkpoint,
+    Image,
+    Oracle,
+    checked_marks,
+    from_checkpoint,
+    open_image,
+    with_pillow,
+)
 
 IMAGE_TOKEN_INDEX = -200
 """The original's stand-in for one image; here it stands at each of the image's N positions."""
@@ -76,6 +85,10 @@ class VilaOracle(Oracle):
         self.pad_id = int(self.tokenizer.pad_token_id)
         side = int(self.tower.config.image_size) // int(self.tower.config.patch_size)
         self.rows_per_image = ((side + 1) // 2) ** 2
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> VilaOracle:
+        return cls(checkpoint.folder, checkpoint.conversation)
 
     def prompt(self, text: str, images: int, raw: bool = False) -> str:
         marked = checked_marks(text, images)

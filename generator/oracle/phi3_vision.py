@@ -17,11 +17,10 @@ import numpy as np
 import PIL.Image
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPVisionConfig, CLIPVisionModel, Phi3Config, Phi3ForCausalLM
 
-from tests.oracle.common import MARK, Image, Oracle, checked_marks, open_image
+from generator.oracle.common import MARK, Image, Oracle, checked_marks, open_image, weights_of
 
 TAG = re.compile(r"<\|image_(\d+)\|>")
 SIDE = 336
@@ -44,7 +43,7 @@ class Phi3VisionOracle(Oracle):
         processor = json.loads((folder / "preprocessor_config.json").read_text())
         self.num_crops = int(processor["num_crops"])
         self.mean, self.std = (torch.tensor(processor[key]).view(3, 1, 1) for key in ("image_mean", "image_std"))
-        weights = load_file(folder / "model.safetensors")
+        weights = weights_of(folder)
         self.tower = _tower({name: weights[name] for name in weights if name.startswith(TOWER)})
         self.weights = {name.removeprefix(VISION): weights[name] for name in weights if name.startswith(VISION)}
         llm = {name: weights[name] for name in weights if not name.startswith(VISION)}

@@ -4,8 +4,8 @@ One request at a time, greedy, in the checkpoint's dtype on the CPU, on pixels r
 Hugging Face is the truth; where it has no class, the model's original repository is, composed here anew.
 """
 
-from tests.oracle.common import Image, Oracle, open_image
-from tests.oracle.llava import LlavaOracle
-from tests.oracle.vila import IMAGE_TOKEN_INDEX, VilaOracle
+from generator.oracle.common import Image, Oracle, open_image
+from generator.oracle.llava import LlavaOracle
+from generator.oracle.vila import IMAGE_TOKEN_INDEX, VilaOracle
 
 __all__ = ["IMAGE_TOKEN_INDEX", "Image", "LlavaOracle", "Oracle", "VilaOracle", "open_image"]
