@@ -35,6 +35,7 @@ PARTS = {"vila": 0.6, "llava": 0.4}  # of all requests
 SHARES = {"valid": 0.42, "invalid": 0.5, "cancelled": 0.05, "slow": 0.03}
 WARM_UP = 0.1  # of a server's requests, before memory is first read
 READ_SECONDS = 10.0
+KEPT_READINGS = 20
 QUIET_SECONDS = 2.0  # between the last answer and a reading
 
 
@@ -106,9 +107,15 @@ def soak(model: str, requests: int, seconds: float, clients: int, seed: int) -> 
         "examples": tally.examples,
         "ended": ended,
         "growth_per_10000": usage.growth(*idle) if len(idle) == 2 else {},
-        "readings": [{"idle": quiet, **reading.as_json()} for quiet, reading in readings],
+        "readings": [{"idle": quiet, **reading.as_json()} for quiet, reading in _some(readings)],
         "failed": bool(ended or tally.wrong or tally.unexpected or not tally.sent),
     }
+
+
+def _some(readings: list[tuple[bool, usage.Reading]]) -> list[tuple[bool, usage.Reading]]:
+    """The two of the idle server, and of the others enough to see a trend."""
+    apart = len(readings) // KEPT_READINGS + 1
+    return [one for number, one in enumerate(readings) if one[0] or number % apart == 0]
 
 
 async def phases(
