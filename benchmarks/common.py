@@ -42,6 +42,29 @@ class Bars:
     labels: Sequence[str]
     sides: Mapping[str, Sequence[float]]
 
+    def draw(self, axes: Any) -> None:
+        width = 0.8 / len(self.sides)
+        for number, (side, values) in enumerate(self.sides.items()):
+            axes.bar([at + number * width for at in range(len(values))], values, width, label=side)
+        middle = 0.4 - width / 2
+        axes.set_xticks([at + middle for at in range(len(self.labels))], [narrow(label) for label in self.labels])
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A plot on two logarithmic axes: `values` at the sizes `at`."""
+
+    title: str
+    ylabel: str
+    at: Sequence[float]
+    values: Sequence[float]
+    label: str
+
+    def draw(self, axes: Any) -> None:
+        axes.loglog(self.at, self.values, marker="o", label=self.label)
+        axes.set_xticks(self.at, [f"{at:g}" for at in self.at], minor=False)
+        axes.minorticks_off()
+
 
 def arguments(document: str | None, topic: str) -> argparse.ArgumentParser:
     """A parser that has --repetitions and --output, by default the topic's own folder."""
@@ -95,7 +118,7 @@ def finish(
     result: Mapping[str, Any],
     goals: Sequence[Goal],
     ratio: float,
-    *plots: Bars,
+    *plots: Bars | Lines,
 ) -> None:
     """Write results.json and plot.svg (with matplotlib), print the goals, and as the last line the ratio.
 
@@ -119,7 +142,7 @@ def narrow(label: str) -> str:
     return label.replace("_", " ").replace("processing", " processing").strip().replace(" ", "\n")
 
 
-def _draw(plots: Sequence[Bars], file: Path, facts: Mapping[str, Any]) -> bool:
+def _draw(plots: Sequence[Bars | Lines], file: Path, facts: Mapping[str, Any]) -> bool:
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -127,13 +150,9 @@ def _draw(plots: Sequence[Bars], file: Path, facts: Mapping[str, Any]) -> bool:
         return False
     with rc_context({"svg.hashsalt": "gen-repo"}):
         figure = Figure(figsize=(5 * len(plots), 4), layout="constrained")
-        for axes, bars in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
-            width = 0.8 / len(bars.sides)
-            for number, (side, values) in enumerate(bars.sides.items()):
-                axes.bar([at + number * width for at in range(len(values))], values, width, label=side)
-            middle = 0.4 - width / 2
-            axes.set_xticks([at + middle for at in range(len(bars.labels))], [narrow(label) for label in bars.labels])
-            axes.set(title=bars.title, ylabel=bars.ylabel)
+        for axes, plot in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
+            plot.draw(axes)
+            axes.set(title=plot.title, ylabel=plot.ylabel)
             axes.legend()
         figure.supxlabel(f"{facts['processor']}, {facts['cores']} cores, {facts['date']}", fontsize="small")
         figure.savefig(file, metadata={"Date": None})
