@@ -32,10 +32,11 @@ NEEDED = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "PIL", 
 
 @dataclass(frozen=True)
 class Shown:
-    """Pictures and a question about them."""
+    """Pictures and a question about them with its right answer."""
 
     pictures: tuple[Path, ...]
     question: str
+    answer: str
 
 
 def names() -> list[str]:
@@ -51,7 +52,8 @@ def checkpoint(model: str) -> Path:
 def questions(spec: ModelSpec) -> list[Shown]:
     """What the demo asks of a model: questions about no more pictures than it takes."""
     every = json.loads((DATA / "questions.json").read_text(encoding="utf-8"))
-    shown = [Shown(tuple(DATA / "pictures" / name for name in one["pictures"]), one["question"]) for one in every]
+    folder = DATA / "pictures"
+    shown = [Shown(tuple(folder / name for name in one["pictures"]), one["question"], one["answer"]) for one in every]
     return [one for one in shown if spec.max_images is None or len(one.pictures) <= spec.max_images]
 
 
@@ -59,7 +61,7 @@ def measured(model: str) -> str:
     """How many held-out questions the checkpoint answers exactly, in words."""
     figures = json.loads((checkpoint(model) / "held_out.json").read_text(encoding="utf-8"))
     return ", ".join(
-        f"{one['exact']:.1%} of {one['questions']} held-out questions about {one['pictures']} picture(s)"
+        f"{one['exact']:.1%} of {one['questions']} held-out questions about {one['pictures']} picture{'s' * (one['pictures'] > 1)}"
         for one in figures
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -18,19 +19,13 @@ from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from training.batches import levels
 from training.networks import NETWORKS, SIDE, Network
-from training.scenes import png
+from training.questions import describe
+from training.scenes import Scene, png
 from training.split import Asked, held_out_questions, test
 from training.texts import Prompts
 from training.train import STATE
 
 DATA = Path(__file__).parents[1] / "generator/data/demo"
-SHOWN = (
-    ((0,), "What is in the picture?"),
-    ((1,), "How many things are there?"),
-    ((2,), "In which corner is the digit?"),
-    ((0, 1), "Which picture has more things?"),
-)
-"""The demo's questions, and the numbers of the test scenes that they are about."""
 
 
 class Answering:
@@ -99,13 +94,35 @@ def main() -> int:
     return 0
 
 
+def shown() -> list[Asked]:
+    """The demo's questions with their right answers, about the first test scenes that suit them."""
+
+    def first(things: int, *, digit: bool) -> Scene:
+        return next(s for s in test() if len(s.things) == things and any(t.is_digit for t in s.things) == digit)
+
+    few, many, read = first(3, digit=False), first(4, digit=False), first(3, digit=True)
+    [corner] = [thing.place for thing in read.things if thing.is_digit]
+    return [
+        Asked((few,), "What is in the picture?", describe(few, random.Random(0))[1]),
+        Asked((many,), "How many things are there?", "4"),
+        Asked((read,), "In which corner is the digit?", corner),
+        Asked((few, many), "Which picture has more things?", "the second"),
+    ]
+
+
 def show_questions() -> None:
     """Write the demo's pictures and questions."""
-    (DATA / "pictures").mkdir(parents=True, exist_ok=True)
-    for number in sorted({number for numbers, _ in SHOWN for number in numbers}):
-        (DATA / f"pictures/{number + 1}.png").write_bytes(png(test()[number]))
-    asked = [{"pictures": [f"{n + 1}.png" for n in numbers], "question": text} for numbers, text in SHOWN]
-    (DATA / "questions.json").write_text(json.dumps(asked, indent=1) + "\n")
+    shutil.rmtree(DATA / "pictures", ignore_errors=True)
+    (DATA / "pictures").mkdir(parents=True)
+    names: dict[int, str] = {}
+    written = []
+    for asked in shown():
+        for scene in asked.scenes:
+            names.setdefault(scene.seed, f"{len(names) + 1}.png")
+            (DATA / "pictures" / names[scene.seed]).write_bytes(png(scene))
+        pictures = [names[scene.seed] for scene in asked.scenes]
+        written.append({"pictures": pictures, "question": asked.question, "answer": asked.answer})
+    (DATA / "questions.json").write_text(json.dumps(written, indent=1) + "\n")
 
 
 def card(model: str, parameters: int, size: int, measured: list[dict[str, Any]], note: str) -> str:
