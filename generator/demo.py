@@ -60,10 +60,11 @@ def questions(spec: ModelSpec) -> list[Shown]:
 def measured(model: str) -> str:
     """How many held-out questions the checkpoint answers exactly, in words."""
     figures = json.loads((checkpoint(model) / "held_out.json").read_text(encoding="utf-8"))
-    return ", ".join(
-        f"{one['exact']:.1%} of {one['questions']} held-out questions about {one['pictures']} picture{'s' * (one['pictures'] > 1)}"
-        for one in figures
-    )
+    every = []
+    for one in figures:
+        pictures = "1 picture" if one["pictures"] == 1 else f"{one['pictures']} pictures"
+        every.append(f"{one['exact']:.1%} of {one['questions']} held-out questions about {pictures}")
+    return ", ".join(every)
 
 
 def run(model: str, *, keep: bool = False) -> int:
