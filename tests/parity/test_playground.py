@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from generator import demo, models
+from generator.generate import generate
+from generator.options import Options
 from tests import browser, photos
 from tests.parity.client import MAX_TOKENS
 from tests.parity.conftest import SUBJECTS, repository
@@ -76,8 +79,6 @@ def test_a_conversation_about_a_dropped_picture(page: browser.Page, url: str, ph
     page.until(ANSWERED.format(2))
     second = turn(page, 1)
     assert (second["state"], second["pictures"], second["answer"]) == ("answered", 0, second_answer)
-    if file := os.environ.get("SCREENSHOT"):
-        Path(file).write_bytes(page.screenshot())
 
     page.click("#clear")
     assert page.value("document.querySelectorAll('.turn, #pictures img').length") == 0
@@ -86,6 +87,34 @@ def test_a_conversation_about_a_dropped_picture(page: browser.Page, url: str, ph
     page.press_enter()
     page.until(ANSWERED.format(1))
     assert turn(page, 0)["answer"] == alone != second_answer
+
+
+def test_the_trained_model_answers_rightly_in_the_page(tmp_path: Path) -> None:
+    options = Options(
+        model="vila",
+        hf_model_dir=demo.checkpoint("vila"),
+        runtime="torch",
+        output=tmp_path / "vila",
+        streaming=True,
+        max_tokens=demo.MAX_TOKENS,
+    )
+    assert not generate(options).failed
+    asked = [
+        one for one in demo.questions(models.find("vila")[0]) if "ow many" in one.question or len(one.pictures) > 1
+    ]
+    with gateway(tmp_path / "vila", None) as url, playground(url, "vila1.5-3b", tmp_path) as page:
+        for number, one in enumerate(asked, 1):
+            for picture in one.pictures:
+                page.choose("#file", picture)
+            page.until(f"document.querySelectorAll('#pictures img').length === {len(one.pictures)}")
+            page.type("#text", one.question)
+            page.press_enter()
+            page.until(ANSWERED.format(1))
+            assert turn(page, 0)["answer"] == one.answer
+            if number < len(asked):
+                page.click("#clear")
+        if file := os.environ.get("SCREENSHOT"):
+            Path(file).write_bytes(page.screenshot())
 
 
 def test_chosen_pictures(page: browser.Page, url: str, photo: Path, tmp_path: Path) -> None:
