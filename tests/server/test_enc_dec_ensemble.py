@@ -19,6 +19,7 @@ from generator.generate import generate
 from generator.options import Options
 from generator.oracle.blip2 import Blip2T5Oracle
 from generator.server import Server
+from generator.verify.command import Verify, run
 from tests import checkpoints, engines, photos
 from tests.parity.client import Case, ask, ask_all, inputs, refusal
 from tests.server.harness import triton
@@ -63,8 +64,13 @@ def repository(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with triton(repository(tmp_path_factory.mktemp("enc-dec"))) as server:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return repository(tmp_path_factory.mktemp("enc-dec"))
+
+
+@pytest.fixture(scope="module")
+def served(made: Path) -> Iterator[Server]:
+    with triton(made) as server:
         yield server
 
 
@@ -102,3 +108,13 @@ def test_answers_of_their_own_length_and_sampling(served: Server) -> None:
         said = refusal(client, "ensemble", inputs([cases()[0]], max_tokens=np.array([[1024]], np.int32)))
         assert "max_tokens is 1024: an answer has at most 1023" in said
         assert ask(client, cases()[2], TOKENS) == truth(2)
+
+
+def test_verify_goes_through_the_steps_of_a_trtllm_repository(served: Server, made: Path) -> None:
+    wanted = Verify(made, checkpoints.cached("blip2-t5"), url=served.grpc, max_tokens=TOKENS)
+    found = run(wanted, tell=print)
+    assert found.right and len(found.stages) == 3
+    for _, stages in found.stages:
+        verdicts = {stage.name: stage.verdict for stage in stages}
+        assert verdicts.pop("first token") == "not compared"  # this route gives no logits
+        assert set(verdicts.values()) == {"equal"}
