@@ -4,9 +4,11 @@ oracle's answer. That they ran together is read from the server's statistics. (O
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,15 +37,20 @@ def oracle() -> LlavaOracle:
     return LlavaOracle(SUBJECT.path)
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceServerClient]:
-    """Of a repository whose steps wait for a whole batch, each in one instance."""
-    folder = repository(SUBJECT, tmp_path_factory.mktemp("batch") / "llava")
+def waiting(folder: Path, *, streaming: bool = False) -> Path:
+    """A repository whose steps wait for a whole batch, each in one instance."""
+    repository(SUBJECT, folder, streaming=streaming)
     for step in STEPS:
         config = folder / step / "config.pbtxt"
         text = re.sub(r"^dynamic_batching .*\n", "", config.read_text(), flags=re.MULTILINE)
         assert f"max_batch_size: {BATCH}" in text
         config.write_text(re.sub(r"count: \d+", "count: 1", text) + TOGETHER + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceServerClient]:
+    folder = waiting(tmp_path_factory.mktemp("batch") / "llava")
     with triton(folder) as server, InferenceServerClient(server.grpc) as connection:
         yield connection
 
@@ -68,7 +75,7 @@ def refused(answer: Any, message: str) -> None:
     """With an error of its own, which the client can repair."""
     assert isinstance(answer, InferenceServerException), answer
     assert re.fullmatch(rf".*{message}.* {ERROR_ID}", str(answer.message())), answer
-    assert "INVALID_ARGUMENT" in str(answer.status())
+    assert answer.status() in (None, "StatusCode.INVALID_ARGUMENT")  # None within a stream
 
 
 def integers(name: str, *values: int) -> InferInput:
@@ -118,11 +125,11 @@ def question(oracle: LlavaOracle, name: str, table: NDArray[np.float16], **chang
     ]
 
 
-def test_tensorrt_llm(client: InferenceServerClient, oracle: LlavaOracle) -> None:
-    """As generated this step takes one request at a time; here it is given a whole batch of them."""
+def questions(oracle: LlavaOracle) -> list[tuple[list[InferInput], str]]:
+    """Requests to the LLM step, those about NAMES in order among bad ones, and what is wrong with each."""
     tables = {name: np.concatenate(oracle.rows(oracle.pixels([photos.encoded(name)]))) for name in NAMES}
     few, wide = tables[NAMES[1]][:-1], np.pad(tables[NAMES[3]], ((0, 0), (0, 1)))
-    tried: list[tuple[list[InferInput], str]] = [
+    return [
         (question(oracle, NAMES[0], tables[NAMES[0]]), ""),
         (question(oracle, NAMES[1], few), rf"asks for row {len(few)} of the prompt table, which has {len(few)} rows"),
         (question(oracle, NAMES[1], tables[NAMES[1]]), ""),
@@ -132,15 +139,40 @@ def test_tensorrt_llm(client: InferenceServerClient, oracle: LlavaOracle) -> Non
         (question(oracle, NAMES[3], wide), "prompt_embedding_table has shape"),
         (question(oracle, NAMES[3], tables[NAMES[3]]), ""),
     ]
-    answers = together(client, "tensorrt_llm", [request for request, _ in tried])
+
+
+def check_tokens(oracle: LlavaOracle, answers: list[Any], messages: list[str]) -> None:
+    """The oracle's tokens about NAMES in order, and between them the refusals."""
     names = iter(NAMES)
-    for answer, (_, message) in zip(answers, tried, strict=True):
+    for answer, message in zip(answers, messages, strict=True):
         if message:
             refused(answer, message)
             continue
         length = int(answer.as_numpy("sequence_length")[0, 0])
         found = answer.as_numpy("output_ids")[0, 0, :length].tolist()
         assert found == oracle.generate(TEXT, [photos.encoded(next(names))], MAX_TOKENS)[0]
+
+
+def test_tensorrt_llm(client: InferenceServerClient, oracle: LlavaOracle) -> None:
+    """As generated this step takes one request at a time; here it is given a whole batch of them."""
+    tried = questions(oracle)
+    answers = together(client, "tensorrt_llm", [request for request, _ in tried])
+    check_tokens(oracle, answers, [message for _, message in tried])
+
+
+def test_tensorrt_llm_that_streams(oracle: LlavaOracle, tmp_path: Path) -> None:
+    """The decoupled step, which answers from threads; each client has a stream of its own."""
+    tried = questions(oracle)
+    answers: list[queue.Queue[Any]] = [queue.Queue() for _ in tried]
+    with triton(waiting(tmp_path / "llava", streaming=True)) as server, contextlib.ExitStack() as open_ones:
+        clients = [open_ones.enter_context(InferenceServerClient(server.grpc)) for _ in tried]
+        before = executions(clients[0], "tensorrt_llm")
+        for client, (request, _), own in zip(clients, tried, answers, strict=True):
+            client.start_stream(lambda result, error, own=own: own.put(error or result))
+            client.async_stream_infer("tensorrt_llm", request)
+        found = [own.get(timeout=60) for own in answers]
+        assert executions(clients[0], "tensorrt_llm") == before + 1
+    check_tokens(oracle, found, [message for _, message in tried])
 
 
 def test_postprocessing(client: InferenceServerClient, oracle: LlavaOracle) -> None:
