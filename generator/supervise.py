@@ -103,9 +103,10 @@ def keep(
         try:
             with start() as server, server.log.open(errors="replace") as log:
                 ready = time.monotonic()
+                steps = processes.steps(server.process.pid)
                 face.ready(server)
                 try:
-                    problem = _followed(server, log)
+                    problem = _followed(server, steps, log)
                 except KeyboardInterrupt:
                     face.leave()
                     raise
@@ -130,9 +131,8 @@ def _pause(failures: int) -> float:
     return min(2.0**failures, LONGEST_PAUSE)
 
 
-def _followed(server: Server, log: TextIO) -> ServerError:
-    """Copy its log to stderr as long as all is well; what it was that ended that."""
-    steps = processes.steps(server.process.pid)
+def _followed(server: Server, steps: dict[int, processes.Step], log: TextIO) -> ServerError:
+    """Copy its log to stderr as long as it and its `steps` run; what it was that ended that."""
     log.seek(0, os.SEEK_END)
     while server.process.poll() is None:
         gone = processes.ended(server.process.pid, steps)
