@@ -18,8 +18,11 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 # Of one weight; groups of 128 weights have a scale each in int4_awq.
 QUANTIZED_BYTES = {"int8_wo": 1.0, "int4_wo": 0.5, "int4_awq": 0.52, "fp8": 1.0, "smoothquant": 1.0}
 DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+PIXEL_BYTES = {**DTYPE_BYTES, "uint8": 1}
 BUILD_NUM_TOKENS = 8192  # trtllm-build's default --max_num_tokens, 0.12 to 1.2
 PREPROCESSING_INSTANCES = 2
+DECODING_THREADS = 8  # of one instance at most: MOST in preprocessing's workers.py; fewer where there are fewer cores
+DECODED_BYTES = 4  # of a pixel of mode RGB in Pillow
 
 # Estimates.
 CONTEXT = 700 * MIB  # CUDA context and loaded kernels of one process: 685 MiB measured with cuBLAS on an H100
@@ -27,6 +30,9 @@ DRIVER = 500 * MIB  # 480 MiB measured on an H100
 RANK_HOST = 4 * GIB  # a server process with TensorRT-LLM in it
 STEP_HOST = GIB  # a Python step with numpy, or with torch on a GPU
 PINNED_POOL = 256 * MIB  # Triton's default
+# Of a pixel that is being decoded, besides: 12 measured for WebP, 8 for JPEG in CMYK, 6 for a progressive one; 3.2 for
+# each of twelve frames of a video (H.264 with 16 reference frames, MPEG-4, Motion JPEG).
+IMAGE_DECODING_BYTES, FRAME_DECODING_BYTES = 12, 4
 SHM_REGION = MIB  # what a Python step's region starts with (--shm-default-byte-size)
 SHM_RANK = 128 * MIB  # what MPI and NCCL share between the ranks of a node
 
@@ -225,7 +231,7 @@ def entry_rows(plan: Plan) -> int:
 
 
 def _vision(plan: Plan) -> tuple[Term, ...]:
-    entries, each = plan.entries_per_call, DTYPE_BYTES[plan.vision_dtype]
+    entries, each = plan.entries_per_call, PIXEL_BYTES[plan.pixel_dtype]
     rows = entries * entry_rows(plan)
     pixels = entries * plan.entry_elements * each
     how = f"{entries} x {plan.entry_elements} pixel values x {each} bytes, and their rows twice"
@@ -247,7 +253,7 @@ def _context(owner: str) -> Term:
 
 def _shm(plan: Plan, table: int) -> tuple[Term, ...]:
     """Each Python step copies its requests' host tensors into its region, and its answers' too."""
-    limits, each = plan.limits, DTYPE_BYTES[plan.vision_dtype]
+    limits, each = plan.limits, PIXEL_BYTES[plan.pixel_dtype]
     batch = limits.max_batch_size
     files = limits.max_images * int(getattr(limits, plan.spec.media.limits[0]))
     pixels = limits.max_images * plan.entries_per_image * plan.entry_elements * each
@@ -279,14 +285,30 @@ def _shm(plan: Plan, table: int) -> tuple[Term, ...]:
 
 
 def _host(plan: Plan) -> tuple[Term, ...]:
-    ranks, limits = plan.launch.ranks_per_node, plan.limits
+    ranks = plan.launch.ranks_per_node
     loaded = ranks * _weights(plan).bytes + _vision_weights(plan).bytes
-    pixels = PREPROCESSING_INSTANCES * 2 * 3 * limits.max_image_pixels
     steps = len(plan.roles) - 2 + PREPROCESSING_INSTANCES - 1 + (1 if plan.python_llm else 0)
     return (
         Term("engine files being loaded", loaded, f"{ranks} rank(s), and the vision engine"),
         Term("server processes", ranks * RANK_HOST, f"estimate: {ranks} x {RANK_HOST} bytes"),
         Term("Python steps", steps * STEP_HOST, f"estimate: {steps} x {STEP_HOST} bytes"),
-        Term("decoded images", pixels, f"{PREPROCESSING_INSTANCES} x 2 copies x {limits.max_image_pixels} x 3 bytes"),
+        _decoded(plan),
         Term("pinned memory pool", PINNED_POOL, "Triton's default"),
     )
+
+
+def _decoded(plan: Plan) -> Term:
+    """Each instance of preprocessing answers one request at a time, keeps all its images until their pixels are made,
+    and decodes several of them at once; of a video all frames that the model looks at."""
+    limits, noun = plan.limits, plan.spec.media.noun
+    images = limits.max_batch_size * limits.max_images
+    threads = min(images, DECODING_THREADS)
+    pixels, decoding = limits.max_image_pixels, IMAGE_DECODING_BYTES
+    if "max_frame_pixels" in plan.spec.media.limits:
+        pixels, decoding = limits.max_frame_pixels * int(plan.layout["num_frames"]), FRAME_DECODING_BYTES
+    each = images * DECODED_BYTES + threads * decoding
+    how = (
+        f"{PREPROCESSING_INSTANCES} instances x ({images} {noun}s x {DECODED_BYTES} + {threads} at once x "
+        f"{decoding} bytes) x {pixels} pixels"
+    )
+    return Term(f"decoded {noun}s", PREPROCESSING_INSTANCES * each * pixels, how)

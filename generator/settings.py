@@ -227,6 +227,7 @@ def trtllm_executor(plan: Plan) -> dict[str, Any]:
         "engine": plan.paths.llm_engine,
         **_llm_numbers(plan),
         "rows_per_image": plan.rows_per_image,
+        "max_input_len": plan.limits.max_input_len,
         "names": names,
     }
 

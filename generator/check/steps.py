@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +41,39 @@ def _imports(code: Path) -> list[Finding]:
     local = {path.stem for path in code.glob("*.py")}
     for path in sorted(code.glob("*.py")):
         try:
-            tree = ast.parse(path.read_text("utf-8"))
+            imported = _imported(path.read_text("utf-8"))
         except SyntaxError as problem:
             findings.append(error("syntax", f"line {problem.lineno}: {problem.msg}", path, AGAIN))
             continue
         except ValueError as problem:  # no UTF-8, or a NUL
             findings.append(error("syntax", f"this is no Python source: {problem}", path, AGAIN))
             continue
-        for node in ast.walk(tree):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                names = [node.module]
-            modules = (name.split(".")[0] for name in names)
-            findings += [
-                error("no-module", f"imports {module!r}, which is not there", path, AGAIN)
-                for module in modules
-                if module not in local | INSTALLED and module not in sys.stdlib_module_names
-            ]
+        findings += [
+            error("no-module", f"imports {module!r}, which is not there", path, AGAIN)
+            for module in imported
+            if module not in local | INSTALLED and module not in sys.stdlib_module_names
+        ]
     return findings
+
+
+@lru_cache(maxsize=1024)  # steps have files in common
+def _imported(source: str) -> tuple[str, ...]:
+    """The top-level packages and modules that a source imports, wherever in it. Raises SyntaxError, ValueError."""
+    found = []
+    for node in _statements(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.append(node.module)
+    return tuple(name.split(".")[0] for name in found)
+
+
+def _statements(tree: ast.AST) -> list[ast.AST]:
+    """All nodes of `tree`, but for expressions: they are most of a source, and import nothing."""
+    found = [tree]
+    for node in found:  # which grows meanwhile
+        found += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
+    return found
 
 
 def _settings(code: Path) -> list[Finding]:

@@ -24,7 +24,6 @@ from generator.gateway.refusal import BadRequest, Refusal, TritonError, no_model
 from generator.gateway.triton import Triton
 
 CLOSED = 499  # the status that servers log for a client that has gone
-RETRY_SECONDS = "1"
 INLINE = "'unsafe-inline'"
 PAGE_POLICY = (
     f"default-src 'none'; connect-src 'self'; img-src data:; media-src data:; style-src {INLINE}; script-src {INLINE}"
@@ -62,7 +61,6 @@ def create(triton: Triton, model: Model, *, max_body: int) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await triton.open()
         yield
         await triton.close()
 
@@ -222,7 +220,7 @@ def _event(content: dict[str, Any]) -> str:
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)  # noqa: S101 - what the handler is registered for
-    headers = {"Retry-After": RETRY_SECONDS} if error.status in (429, 503) else None
+    headers = {"Retry-After": str(error.retry_seconds)} if error.status in (429, 503) else None
     return JSONResponse(completion.problem(error), error.status, headers)
 
 

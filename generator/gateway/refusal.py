@@ -4,11 +4,21 @@ from __future__ import annotations
 
 
 class Refusal(Exception):
-    """`status` is the HTTP status, `parameter` the part of the request that is wrong, `code` OpenAI's word for it."""
+    """`status` is the HTTP status, `parameter` the part of the request that is wrong, `code` OpenAI's word for it,
+    `retry_seconds` when to ask again if that may help."""
 
-    def __init__(self, message: str, status: int, parameter: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int,
+        parameter: str | None = None,
+        code: str | None = None,
+        *,
+        retry_seconds: int = 1,
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_seconds = retry_seconds
         self.parameter = parameter
         self.code = code
 

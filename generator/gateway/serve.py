@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from generator import manifest, server
+from generator import manifest, server, supervise
 from generator.gateway.messages import ChatFormat
 from generator.server import ServerError
 
-LEAVE_SECONDS = 5  # for answers that are still being sent when the gateway is told to end
 AGAIN = "generate the repository again with this gen-repo, or give the host:port of a server"
 
 
@@ -46,22 +43,34 @@ def target(repository: Path) -> Target:
     return Target(str(content["variant"]), names, chat, limits)
 
 
-def run(where: str, *, url: str | None, host: str, port: int, model: str | None, max_body: int) -> int:
+def run(
+    where: str,
+    *,
+    url: str | None,
+    host: str,
+    port: int,
+    model: str | None,
+    max_body: int,
+    restarts: int = supervise.RESTARTS,
+) -> int:
     """Serve until SIGINT or SIGTERM; returns 0.
+
+    A server of its own is kept up as `gen-repo serve` does; requests get 503 while it is started again.
 
     Args:
         where: a repository's folder, or host:port of a server's gRPC service.
         url: gRPC service of a server that has the folder's repository loaded; None = start one.
         model: name for clients; None = the repository's variant. max_body: of a request, in bytes.
+        restarts: how often in a row the server is started again.
 
     Raises:
-        ServerError: a package is missing, the folder is none of ours, or the server does not start.
+        ServerError: a package is missing, the folder is none of ours, the port is taken, or the server does not start
+            or has ended once more.
     """
     try:
-        import uvicorn
-
         from generator.gateway import app
-        from generator.gateway.triton import Triton
+        from generator.gateway.triton import Nowhere, Place, Triton
+        from generator.gateway.web import Web
     except ImportError as error:
         remedy = "pip install 'gen-repo[openai]'"
         raise ServerError(f"the Python package {error.name} is not installed", remedy) from None
@@ -73,25 +82,20 @@ def run(where: str, *, url: str | None, host: str, port: int, model: str | None,
         known = Target("ensemble", {})
     else:
         raise ServerError(f"{where} is neither a folder nor host:port", "give a repository, or host:port of a server")
-    # Else SIGTERM, which uvicorn raises again after it has closed, would end us and leave the server behind.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    with _server(folder, url) as (grpc, metrics):
-        served = app.Model(
-            model or known.model, known.chat, known.limits.get("default_max_tokens"), known.limits.get("max_seq_len")
-        )
-        application = app.create(Triton(grpc, known.names, metrics), served, max_body=max_body)
-        print(f"{served.name} at http://{host}:{port}/v1, a page to try it at http://{host}:{port}/", flush=True)
-        uvicorn.run(application, host=host, port=port, log_level="warning", timeout_graceful_shutdown=LEAVE_SECONDS)
+    served = app.Model(
+        model or known.model, known.chat, known.limits.get("default_max_tokens"), known.limits.get("max_seq_len")
+    )
+    triton = Triton(Nowhere(1), known.names)
+    greeting = f"{served.name} at http://{host}:{port}/v1, a page to try it at http://{host}:{port}/"
+    with supervise.interruptible():
+        web = Web(app.create(triton, served, max_body=max_body), triton, host, port, greeting)
+        try:
+            if url is None:
+                supervise.keep(partial(server.running, folder, timeout=1800.0), web, restarts=restarts)
+            web.stand_before(Place(url))
+            web.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            web.leave()
     return 0
-
-
-@contextlib.contextmanager
-def _server(repository: Path, url: str | None) -> Iterator[tuple[str, str | None]]:
-    """host:port of the gRPC service and of the metrics: the given server's, whose metrics are not known, else those of
-    a server started for the time of the block."""
-    if url is not None:
-        yield url, None
-        return
-    with server.running(repository, timeout=1800.0) as started:
-        yield started.grpc, started.metrics

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from grpc.aio import AioRpcError
 from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
@@ -19,6 +20,7 @@ from generator.server import ServerError
 TOKENS = "output_tokens"
 STEPS = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
 BUSY = "send again later"  # what a step says that has too many requests
+ENDED = "is not healthy"  # what Triton says of a Python step that has ended
 
 
 @dataclass(frozen=True)
@@ -59,44 +61,82 @@ class Face:
             raise TritonError(f"the request cannot be written for Triton: {error}", 400) from error
 
 
-class Triton:
-    """One server. `open` it in the event loop that will use it, `close` it there when done."""
+@dataclass(frozen=True)
+class Place:
+    """Where a server is: host:port of its gRPC service, and of its metrics where that is known."""
 
-    def __init__(self, url: str, names: Mapping[str, str], metrics: str | None = None) -> None:
-        """`url` is host:port of the gRPC service, `metrics` of the metrics; `names` are the models per role."""
-        self._url = url
+    grpc: str
+    metrics: str | None = None
+
+
+@dataclass(frozen=True)
+class Nowhere:
+    """There is no server now, and may be one in about so many seconds."""
+
+    seconds: int
+
+
+class Triton:
+    """The server at `place`, which any thread may change; all else belongs to the event loop that asks."""
+
+    def __init__(self, place: Place | Nowhere, names: Mapping[str, str]) -> None:
+        """`names` are the models per role."""
+        self.place = place
         self._names = {role: names.get(role, role) for role in ("ensemble", "tensorrt_llm_bls", *STEPS)}
-        self._metrics = metrics
+        self._asked: Place | None = None  # that the client and the face are of
+        self._client: InferenceServerClient | None = None
         self._face: Face | None = None
 
-    async def open(self) -> None:
-        self._client = InferenceServerClient(self._url)  # gRPC belongs to the loop that is running now
-
     async def close(self) -> None:
-        await self._client.close()
+        if self._client is not None:
+            await self._client.close()
+
+    async def client(self) -> InferenceServerClient:
+        """A client of the server that there is now. Raises TritonError when there is none."""
+        place = self._here()
+        if self._client is None or self._asked != place:
+            old, self._client = self._client, InferenceServerClient(place.grpc)
+            self._asked, self._face = place, None
+            if old is not None:
+                await old.close()
+        return self._client
 
     async def face(self) -> Face:
         """The front of a streaming repository, else its ensemble. Raises TritonError while the server is not ready."""
+        client = await self.client()
         if self._face is None:
             front = self._names["tensorrt_llm_bls"]
             try:
-                streams = await self._client.is_model_ready(front)
+                streams = await client.is_model_ready(front)
                 name = front if streams else self._names["ensemble"]
-                config = (await self._client.get_model_config(name)).config
+                config = (await client.get_model_config(name)).config
             except InferenceServerException as error:
-                raise TritonError(f"no ready server at {self._url}: {error.message()}", 503) from error
-            self._face = Face(config, streams)
+                raise self._not_ready(error) from error
+            face = Face(config, streams)
+            if self._client is client:  # else another server has come meanwhile
+                self._face = face
+            return face
         return self._face
 
     async def check(self) -> None:
         """Ask whether the face is ready now. Raises TritonError when it is not."""
         face = await self.face()
         try:
-            ready = await self._client.is_model_ready(face.config.name)
+            ready = await (await self.client()).is_model_ready(face.config.name)
         except InferenceServerException as error:
-            raise TritonError(f"no ready server at {self._url}: {error.message()}", 503) from error
+            raise self._not_ready(error) from error
         if not ready:
-            raise TritonError(f"{face.config.name} at {self._url} is not ready", 503)
+            raise TritonError(f"{face.config.name} at {self._here().grpc} is not ready", 503)
+
+    def _here(self) -> Place:
+        place = self.place
+        if isinstance(place, Nowhere):
+            what = f"the server has ended and is started again: send the request again in about {place.seconds} s"
+            raise TritonError(what, 503, retry_seconds=place.seconds)
+        return place
+
+    def _not_ready(self, error: InferenceServerException) -> TritonError:
+        return TritonError(f"no ready server at {self._here().grpc}: {error.message()}", 503)
 
     async def answer(self, values: Mapping[str, Any], *, stream: bool) -> AsyncGenerator[Piece, None]:
         """The answer, in pieces as they arrive when `stream` and the repository streams, else whole.
@@ -104,18 +144,18 @@ class Triton:
         `values` are inputs of the face by name, each a value or a list of values. Leaving the iterator early cancels
         the request. Raises TritonError.
         """
-        face = await self.face()
+        face, client = await self.face(), await self.client()
         inputs = face.inputs({**values, "stream": True} if stream and face.streams else values)
         outputs = [InferRequestedOutput(name) for name in (TEXT, TOKENS)]
         try:
             if not face.decoupled:
-                yield _piece(await self._client.infer(face.config.name, inputs, outputs=outputs))
+                yield _piece(await client.infer(face.config.name, inputs, outputs=outputs))
                 return
 
             async def one() -> AsyncIterator[dict[str, Any]]:
                 yield {"model_name": face.config.name, "inputs": inputs, "outputs": outputs}
 
-            responses = self._client.stream_infer(one())
+            responses = client.stream_infer(one())
             try:
                 async for result, error in responses:
                     if error is not None:
@@ -126,6 +166,9 @@ class Triton:
                 responses.cancel()
         except InferenceServerException as error:
             raise _refused(error) from error
+        except AioRpcError as error:  # of a stream that breaks off tritonclient makes no exception of its own
+            code = STATUS.get(str(error.code()), 500)
+            raise TritonError(f"the server broke off its answer: {error.details()}", code) from error
 
     async def prompt_tokens(self, inputs: Mapping[str, Any]) -> int:
         """Tokens of the prompt, image tokens included, as preprocessing counts them. Raises TritonError.
@@ -136,7 +179,7 @@ class Triton:
         try:
             wanted = [InferRequestedOutput("input_lengths")]
             name = self._names["preprocessing"]
-            result = await self._client.infer(name, face.inputs(inputs), outputs=wanted)
+            result = await (await self.client()).infer(name, face.inputs(inputs), outputs=wanted)
         except InferenceServerException as error:
             raise _refused(error) from error
         return int(result.as_numpy("input_lengths").reshape(-1)[0])
@@ -148,7 +191,7 @@ class Triton:
         """
         face = await self.face()
         try:
-            spent = times_of(await self._client.get_inference_statistics())
+            spent = times_of(await (await self.client()).get_inference_statistics())
         except InferenceServerException as error:
             raise _refused(error) from error
         known = [(role, self._names[role]) for role in STEPS]
@@ -160,9 +203,10 @@ class Triton:
 
     async def metrics(self) -> str:
         """The server's metrics. Raises TritonError where its address is not known, or nobody answers."""
-        if self._metrics is None:
+        place = self._here()
+        if place.metrics is None:
             raise TritonError("the gateway did not start the server: ask its own metrics port, by default 8002", 404)
-        return await asyncio.to_thread(_read, f"http://{self._metrics}/metrics")
+        return await asyncio.to_thread(_read, f"http://{place.metrics}/metrics")
 
 
 def _read(url: str) -> str:
@@ -179,6 +223,8 @@ def _refused(error: InferenceServerException) -> TritonError:
     message = error.message()
     if BUSY in message:
         return TritonError(message, 429)
+    if ENDED in message:
+        return TritonError("a step of the server has ended: send the request again", 503)
     return TritonError(message, STATUS.get(str(error.status()), 500 if "internal error" in message else 400))
 
 

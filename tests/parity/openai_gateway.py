@@ -7,6 +7,7 @@ import contextlib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -38,14 +39,17 @@ def gateway(where: Path | str, grpc: str | None = None) -> Iterator[str]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "generator", "openai", str(where), "--port", str(port)]
     command += [] if grpc is None else ["--url", grpc]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with (
+        tempfile.TemporaryFile("w+b") as said,
+        subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as process,
+    ):
         try:
             for _ in range(600):
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
                     break
                 except OSError:
-                    assert process.poll() is None, process.stdout and process.stdout.read()
+                    assert process.poll() is None, said.seek(0) or said.read().decode()
                     time.sleep(0.2)
             yield f"http://127.0.0.1:{port}"
         finally:

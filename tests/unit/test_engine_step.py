@@ -281,6 +281,31 @@ def test_a_failed_engine_call_fails_its_batch_only(tmp_path: Path, monkeypatch: 
     assert torch.equal(table(model.execute([good])[0])[0], rows_of(photos(1)))
 
 
+def test_a_table_that_cannot_be_sent_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = step(tmp_path, engine_file(tmp_path))
+    left = iter([False, True, False])
+
+    def from_dlpack(name: str, tensor: torch.Tensor) -> Any:
+        if next(left):
+            raise MemoryError("/dev/shm/region is full")
+        return DlpackTensor.from_dlpack(name, tensor)
+
+    monkeypatch.setattr(pb_utils.Tensor, "from_dlpack", from_dlpack)
+    responses = model.execute([request(photos(1, 1, seed=seed), [1]) for seed in range(3)])
+    for seed in (0, 2):
+        assert torch.equal(table(responses[seed])[0], rows_of(photos(1, seed=seed)))
+    with pytest.raises(serving.RequestFailed, match=serving.INTERNAL_ERROR):
+        table(responses[1])
+
+
+@pytest.mark.parametrize("num_rows", [0, -2, 5])
+def test_features_are_cut_to_rows_that_there_are(tmp_path: Path, num_rows: int) -> None:
+    model = step(tmp_path, engine_file(tmp_path), output="encoder_input_features")
+    [response] = model.execute([request(photos(1, 1), [1], [num_rows])])
+    with pytest.raises(serving.RequestFailed, match=f"num_rows is {num_rows}, but 1 image"):
+        table(response)
+
+
 @pytest.mark.parametrize("settings", [{"rows_per_image": ROWS + 1}, {"hidden_size": HIDDEN * 2}])
 def test_an_engine_of_other_rows_does_not_load(tmp_path: Path, settings: dict[str, int]) -> None:
     expected = (8, settings.get("rows_per_image", ROWS), settings.get("hidden_size", HIDDEN))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,7 @@ from tests.unit.executor_requests import (
     run,
     table,
 )
+from tests.unit.serving import ERROR_ID, INTERNAL_ERROR
 
 MODULES = ("executor_calls", "executor_loading", "in_flight")
 
@@ -327,7 +329,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "adapter": (lambda: request(lora_task_id=one(1, np.uint64)), "lora_task_id is not supported"),
     "several answers": (lambda: request(num_return_sequences=one(2, np.int32)), "num_return_sequences is not supp"),
     "words": (lambda: request(stop_words_list=np.array([[[5], [2]]], np.int32)), "out-of-bound offsets"),
-    "too long": (lambda: request([1, *range(VOCAB, VOCAB + ROWS), *[7] * 250]), "maximum input length (200)"),
+    "too long": (lambda: request([1, *range(VOCAB, VOCAB + ROWS), *[7] * 250]), "the engine takes 200 at most"),
 }
 
 
@@ -336,8 +338,50 @@ def test_a_bad_request_fails_alone(load: Load, oracle: CogvlmOracle, what: str) 
     make, words = REFUSED[what]
     bad, good = make(), request()
     run(load(), bad, good)
-    assert words in bad.message()
+    assert words in bad.message() and re.search(rf" {ERROR_ID}$", bad.message())
+    assert bad.sender.responses[-1].error().code() == pb_utils.TritonError.INVALID_ARG
     assert [ids(answer) for answer in good.answers()] == [expected(oracle)]
+
+
+def logged(mark: str) -> str:
+    """What the log has under the id of an error."""
+    [line] = [line for level, line in pb_utils.Logger.messages if level == "error" and line.startswith(mark)]
+    return str(line)
+
+
+INSIDE = "[TensorRT-LLM][ERROR] Assertion failed: no free block (/src/cpp/batch_manager/kvCacheManager.cpp:123)"
+
+
+def test_what_the_executor_says_of_a_request_is_for_the_log(load: Load, oracle: CogvlmOracle) -> None:
+    model = load()
+    executor = trtllm.Executor.made[0]
+    bad, good = request(), request()
+    run(model, good)
+    executor.refused[2] = INSIDE
+    run(model, bad)
+    assert re.fullmatch(INTERNAL_ERROR, bad.message())
+    assert bad.sender.responses[-1].error().code() == pb_utils.TritonError.INTERNAL
+    assert INSIDE in logged(bad.message()[-16:]) and "request 2" in logged(bad.message()[-16:])
+    assert [ids(answer) for answer in good.answers()] == [expected(oracle)]
+
+
+def test_a_result_that_cannot_be_sent_is_that_rows_alone(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two rows of a request one has its answer, and one final flag ends both."""
+    model = load(streaming=True)
+    asked = request(PROMPT, PROMPT)
+    made = model.in_flight._answers.tensors
+
+    def tensors(result: Any, index: int, rows: int) -> Any:
+        if index == 1:
+            raise MemoryError("/dev/shm/region is full")
+        return made(result, index, rows)
+
+    monkeypatch.setattr(model.in_flight._answers, "tensors", tensors)
+    run(model, asked)
+    assert asked.sender.done.wait(30)
+    [failure] = [response.error() for response in asked.sender.responses if response.has_error()]
+    assert len(asked.sender.responses) == 2 and re.fullmatch(INTERNAL_ERROR, failure.message())
+    assert "/dev/shm/region is full" in logged(failure.message()[-16:])
 
 
 def test_a_failing_executor_leaves_no_client_waiting(load: Load) -> None:
@@ -346,12 +390,13 @@ def test_a_failing_executor_leaves_no_client_waiting(load: Load) -> None:
     asked = request(tokens=300, end_id=np.array([[-1]], np.int32))
     run(model, asked)
     executor.failure = RuntimeError("CUDA error: an illegal memory access was encountered")
-    assert "the executor failed" in asked.message()
-    assert any("illegal memory access" in message for _, message in pb_utils.Logger.messages)
+    assert re.fullmatch(INTERNAL_ERROR, asked.message())
+    assert "illegal memory access" in logged(asked.message()[-16:])
     executor._running.clear()
     later = request()
     run(model, later)
-    assert "internal error" in later.message()
+    assert re.fullmatch(INTERNAL_ERROR, later.message())
+    assert "load the model again" in logged(later.message()[-16:])
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,13 @@ def test_all_image_inputs_give_the_same_pixels(step: Any) -> None:
     assert (other["prompt_table_extra_ids"] != results[0]["prompt_table_extra_ids"]).any()
 
 
+def test_no_image_holds_on_to_its_decoder() -> None:
+    """A WebP's has two copies of the picture, which would be kept for every image of a request."""
+    for kind in ("PNG", "JPEG", "WEBP"):
+        image = READ(Source("image_encoded_input", "image", serving.file(kind=kind)))
+        assert image.mode == "RGB" and getattr(image, "_decoder", None) is None, kind
+
+
 def test_three_by_three_arrays_are_rows_of_pixels(step: Any) -> None:
     array = np.random.default_rng(1).integers(0, 256, (3, 3, 3), dtype=np.uint8)
     stream = BytesIO()

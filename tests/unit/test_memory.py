@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import workers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from generator import gpu_fit, sizes
 from generator.cli import main
 from generator.generate import decide
-from generator.memory import GIB, MIB, MemoryPlan, Term, make
+from generator.memory import DECODING_THREADS, GIB, MIB, MemoryPlan, Term, make
 from generator.models import specs
 from generator.options import Options
 from generator.plan import Plan
@@ -54,6 +56,38 @@ def test_llava_without_engines_by_hand() -> None:
         "vision_encoder": MIB + 4 * pixels,
         "postprocessing": MIB,
     }
+
+
+def host(plan: Plan) -> dict[str, int]:
+    return {term.name: term.bytes for term in make(plan).host}
+
+
+def test_levels_are_a_byte_each() -> None:
+    """In /dev/shm and in the engine's input; the rows that come of them are as many as ever."""
+    plan = plan_of(max_batch_size=4, pixels="uint8")
+    levels, rows = 3 * 336 * 336, 576 * 4096 * 2
+    shm = {term.name: term.bytes for term in make(plan).shm}
+    assert shm["preprocessing"] == 2 * (MIB + 4 * (32 * MIB + levels))
+    assert shm["vision_encoder"] == MIB + 4 * levels
+    assert terms(plan)["vision buffers"] == 4 * levels + 2 * 4 * rows
+    torch = plan_of(max_batch_size=4, pixels="uint8", runtime="torch")
+    assert {t.name: t.bytes for t in make(torch).shm}["vision_encoder"] == MIB + 4 * (levels + rows)
+
+
+def test_images_that_are_decoded_at_once() -> None:
+    """Two instances; each keeps a whole request's images at 4 bytes a pixel, and up to 8 of them take 12 more."""
+    assert host(plan_of(max_batch_size=1))["decoded images"] == 2 * 16 * 89_478_485
+    assert host(plan_of(max_batch_size=4))["decoded images"] == 2 * 4 * 16 * 89_478_485
+    many = plan_of(model="vila", max_batch_size=4, max_images=5, limits=(("image-pixels", 1_000_000),))
+    assert host(many)["decoded images"] == 2 * (20 * 4 + 8 * 12) * 1_000_000
+    video = plan_of(model="video-neva", max_batch_size=3, limits=(("frame-pixels", 1_000_000),))
+    assert host(video)["decoded videos"] == 2 * (3 * 4 + 3 * 4) * 12 * 1_000_000
+
+
+def test_no_more_threads_decode_than_the_plan_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), raising=False)
+    monkeypatch.setattr(workers, "_quota", lambda: workers.MOST)
+    assert workers.cores() == DECODING_THREADS
 
 
 def test_several_images_tiles_and_frames_count() -> None:
@@ -259,8 +293,8 @@ memory of a node, without GPUs
   engine files being loaded   14,132,000,000    13.2 GiB  1 rank(s), and the vision engine
   server processes             4,294,967,296     4.0 GiB  estimate: 1 x 4294967296 bytes
   Python steps                 4,294,967,296     4.0 GiB  estimate: 4 x 1073741824 bytes
-  decoded images               1,073,741,820  1024.0 MiB  2 x 2 copies x 89478485 x 3 bytes
+  decoded images              22,906,492,160    21.3 GiB  2 instances x (8 images x 4 + 8 at once x 12 bytes) x 89478485 pixels
   pinned memory pool             268,435,456   256.0 MiB  Triton's default
   /dev/shm                       603,979,776   576.0 MiB  see above
-  total                       24,668,091,644    23.0 GiB
+  total                       46,500,841,984    43.3 GiB
 """

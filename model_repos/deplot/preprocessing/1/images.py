@@ -147,7 +147,9 @@ class ImageReader:
                 image.draft(None, (self._decode_edge, self._decode_edge))
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
+            if image.mode == "RGB" and image.format != "WEBP":
+                return image
+            return image.convert("RGB")  # a WebP would hold on to its decoder, which has two more copies of it
         except Exception:
             raise RequestError("the file is truncated or damaged: send it again") from None
 

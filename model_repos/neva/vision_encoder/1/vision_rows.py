@@ -194,7 +194,7 @@ class VisionRows:
         produced = shared + count * self._rows_of(shape)
         # Rows to spare: features are cut, and where images differ in size, one may be padded to its neighbour's.
         spare = self.rows_per_image is None or self.output != "prompt_embedding_table"
-        if produced != num_rows and not (spare and num_rows < produced):
+        if produced != num_rows and not (spare and 0 < num_rows < produced):
             raise RequestError(
                 f"num_rows is {num_rows}, but {count} image(s) of {self.model} give {produced} rows: "
                 "preprocessing and vision_encoder are of different models; generate the repository again"
@@ -236,7 +236,10 @@ def answer_together(
         tables = iter(encode(accepted))
     except Exception as error:
         return [failed(own or error) for own in errors]
-    return [
-        failed(own) if own else layout.response(request, next(tables))
-        for request, own in zip(requests, errors, strict=True)
-    ]
+    responses = []
+    for request, own in zip(requests, errors, strict=True):
+        try:
+            responses.append(failed(own) if own else layout.response(request, next(tables)))
+        except Exception as error:  # a table that does not fit into shared memory, for one
+            responses.append(failed(error))
+    return responses

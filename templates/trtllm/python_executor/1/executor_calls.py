@@ -12,6 +12,7 @@ from image_run import positions
 from llm_request import LlmRequest
 from numpy.typing import NDArray
 from tensorrt_llm.bindings import executor as trtllm
+from tensors import RequestError
 
 PAD = -1  # fills beams of unequal length, in ids and in log probabilities
 
@@ -23,12 +24,16 @@ class Calls:
         self._vocab_size: int = settings["vocab_size"]
         self._rows_per_image: int = settings["rows_per_image"]
         self._names: dict[str, str] = settings["names"]
+        self._max_input_len: int = settings["max_input_len"]
 
     def request(self, row: LlmRequest) -> trtllm.Request:
         """The executor's request, its positions given.
 
-        Raises RequestError when the prompt's image is not one whole run of rows.
+        Raises RequestError when the prompt is longer than the engine's, or its image is not one whole run of rows.
         """
+        if len(row.prompt) > self._max_input_len:
+            have, most = len(row.prompt), self._max_input_len
+            raise RequestError(f"the prompt has {have} tokens, the engine takes {most} at most: shorten it")
         places = positions(row.prompt, self._vocab_size, self._rows_per_image)
         return trtllm.Request(
             input_token_ids=row.prompt,

@@ -98,9 +98,9 @@ class InFlight:
         row.stream.send(made, last)
 
     def _made(self, response: trtllm.Response, row: Row) -> pb_utils.InferenceResponse:
+        """Raises RuntimeError with what the executor says, which may show the inside of it: it is for the log."""
         if response.has_error():
-            what = f"Executor failed process requestId {response.request_id} due to the following error: "
-            return pb_utils.InferenceResponse([], pb_utils.TritonError(what + response.error_msg))
+            raise RuntimeError(f"the executor on its request {response.request_id}: {response.error_msg}")
         return pb_utils.InferenceResponse(self._answers.tensors(response.result, row.place, row.stream.rows))
 
     def _cancel_abandoned(self) -> None:
@@ -120,9 +120,8 @@ class InFlight:
 
     def _fail(self, error: Exception) -> None:
         """Nothing more will come: answer what runs, so that no client waits for ever."""
-        pb_utils.Logger.log_error(f"the executor failed: {error!r}")
+        pb_utils.Logger.log_error(f"the executor failed, load the model again: {error!r}")
         with self._lock:
             rows, self._running = list(self._running.values()), {}
         for row in rows:
-            failure = pb_utils.TritonError("the executor failed while it answered this request")
-            row.stream.send(pb_utils.InferenceResponse([], failure), last=True)
+            row.stream.send(failed(error), last=True)

@@ -250,6 +250,8 @@ class Executor:
         self.batches: list[int] = []
         """How many requests ran together, step by step."""
         self.failure: Exception | None = None
+        self.refused: dict[int, str] = {}
+        """What the executor says of a request, by its number, instead of an answer."""
         self.closed = False
         self._running: dict[int, Running] = {}
         self._ready: list[Response] = []
@@ -268,7 +270,9 @@ class Executor:
                 number = len(self.requests)
                 numbers.append(number)
                 places = request.values.get("position_ids")
-                if len(request.input_token_ids) > self.build["max_input_len"]:
+                if number in self.refused:
+                    self._ready.append(Response(number, error_msg=self.refused[number]))
+                elif len(request.input_token_ids) > self.build["max_input_len"]:
                     limit = self.build["max_input_len"]
                     what = f"Prompt length ({len(request.input_token_ids)}) exceeds maximum input length ({limit})."
                     self._ready.append(Response(number, error_msg=what))
