@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     openai.add_argument("--port", type=positive, default=9000, help="port to listen on (default: 9000)")
     openai.add_argument("--served-model-name", metavar="NAME", help="what clients call the model (default: variant)")
     openai.add_argument("--max-body", type=positive, default=64, metavar="MIB", help="largest request (default: 64)")
+    openai.add_argument("--restarts", type=int, default=3, metavar="N", help=restart_help)
     openai.set_defaults(run=commands.openai)
 
     benchmark = others.add_parser("bench", help="load a server with perf_analyzer, step by step times")

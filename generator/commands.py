@@ -214,6 +214,7 @@ def openai(arguments: argparse.Namespace) -> int:
             port=arguments.port,
             model=arguments.served_model_name,
             max_body=arguments.max_body << 20,
+            restarts=arguments.restarts,
         )
     except server.ServerError as problem:
         found = error("openai", problem.message, arguments.repository, problem.remedy)

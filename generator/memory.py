@@ -301,14 +301,14 @@ def _decoded(plan: Plan) -> Term:
     """Each instance of preprocessing answers one request at a time, keeps all its images until their pixels are made,
     and decodes several of them at once; of a video all frames that the model looks at."""
     limits, noun = plan.limits, plan.spec.media.noun
-    images = limits.max_batch_size * limits.max_images
+    images = plan.request_rows * limits.max_images
     threads = min(images, DECODING_THREADS)
     pixels, decoding = limits.max_image_pixels, IMAGE_DECODING_BYTES
     if "max_frame_pixels" in plan.spec.media.limits:
         pixels, decoding = limits.max_frame_pixels * int(plan.layout["num_frames"]), FRAME_DECODING_BYTES
     each = images * DECODED_BYTES + threads * decoding
     how = (
-        f"{PREPROCESSING_INSTANCES} instances x ({images} {noun}s x {DECODED_BYTES} + {threads} at once x "
+        f"{PREPROCESSING_INSTANCES} instances x ({images} {noun}(s) x {DECODED_BYTES} + {threads} at once x "
         f"{decoding} bytes) x {pixels} pixels"
     )
     return Term(f"decoded {noun}s", PREPROCESSING_INSTANCES * each * pixels, how)

@@ -106,6 +106,11 @@ class Plan:
         return FRONT_ROWS + FRONT_SPARE
 
     @property
+    def request_rows(self) -> int:
+        """Rows that one request may hold; the LLM runs as many requests together in any case."""
+        return self.limits.max_batch_size if self.streaming and self.route.batches else 1
+
+    @property
     def world_size(self) -> int:
         return self.tp * self.pp
 

@@ -67,7 +67,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
         },
         "limits": {
             "max_images": limits.max_images,
-            "max_batch": limits.max_batch_size if plan.streaming and plan.route.batches else 1,
+            "max_batch": plan.request_rows,
             "max_input_len": limits.max_input_len,
             "max_seq_len": limits.max_seq_len,
             "max_table_rows": limits.max_table_rows,

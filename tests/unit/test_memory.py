@@ -77,10 +77,12 @@ def test_levels_are_a_byte_each() -> None:
 def test_images_that_are_decoded_at_once() -> None:
     """Two instances; each keeps a whole request's images at 4 bytes a pixel, and up to 8 of them take 12 more."""
     assert host(plan_of(max_batch_size=1))["decoded images"] == 2 * 16 * 89_478_485
-    assert host(plan_of(max_batch_size=4))["decoded images"] == 2 * 4 * 16 * 89_478_485
-    many = plan_of(model="vila", max_batch_size=4, max_images=5, limits=(("image-pixels", 1_000_000),))
+    assert host(plan_of(max_batch_size=4))["decoded images"] == 2 * 16 * 89_478_485  # such a request has one row
+    assert host(plan_of(max_batch_size=4, streaming=True))["decoded images"] == 2 * 4 * 16 * 89_478_485
+    limits = (("image-pixels", 1_000_000),)
+    many = plan_of(model="vila", max_batch_size=4, max_images=5, streaming=True, limits=limits)
     assert host(many)["decoded images"] == 2 * (20 * 4 + 8 * 12) * 1_000_000
-    video = plan_of(model="video-neva", max_batch_size=3, limits=(("frame-pixels", 1_000_000),))
+    video = plan_of(model="video-neva", max_batch_size=3, streaming=True, limits=(("frame-pixels", 1_000_000),))
     assert host(video)["decoded videos"] == 2 * (3 * 4 + 3 * 4) * 12 * 1_000_000
 
 
@@ -293,8 +295,8 @@ memory of a node, without GPUs
   engine files being loaded   14,132,000,000    13.2 GiB  1 rank(s), and the vision engine
   server processes             4,294,967,296     4.0 GiB  estimate: 1 x 4294967296 bytes
   Python steps                 4,294,967,296     4.0 GiB  estimate: 4 x 1073741824 bytes
-  decoded images              22,906,492,160    21.3 GiB  2 instances x (8 images x 4 + 8 at once x 12 bytes) x 89478485 pixels
+  decoded images               2,863,311,520     2.7 GiB  2 instances x (1 image(s) x 4 + 1 at once x 12 bytes) x 89478485 pixels
   pinned memory pool             268,435,456   256.0 MiB  Triton's default
   /dev/shm                       603,979,776   576.0 MiB  see above
-  total                       46,500,841,984    43.3 GiB
+  total                       26,457,661,344    24.6 GiB
 """
