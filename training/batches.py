@@ -23,6 +23,8 @@ from training.texts import Prompts
 IGNORED = -100
 PAIRS = 0.3
 """Share of the batches about two pictures."""
+PLACES = 0.25
+"""Share of the questions about one picture that ask where something is, besides those that are drawn anyway."""
 
 
 def levels(scene: Scene, side: int) -> NDArray[np.uint8]:
@@ -147,13 +149,19 @@ class Questions(IterableDataset[tuple[list[int], Packed]]):  # type: ignore[misc
             pictures = 2 if self._most > 1 and rng.random() < PAIRS else 1
             chosen = [rng.randrange(len(self._scenes)) for _ in range(self._batch * pictures)]
             groups = [[self._scenes[i] for i in chosen[at : at + pictures]] for at in range(0, len(chosen), pictures)]
-            asked = [[ask(group, rng) for _ in range(self._each)] for group in groups]
+            asked = [[_taught(group, rng) for _ in range(self._each)] for group in groups]
             yield chosen, pack(asked, self._prompts, self._rows, pictures)
 
 
 def ask(scenes: Sequence[Scene], rng: random.Random) -> questions.Pair:
     """A question about one scene or two."""
     return questions.ask(scenes[0], rng) if len(scenes) == 1 else questions.ask_pair(scenes[0], scenes[1], rng)
+
+
+def _taught(scenes: Sequence[Scene], rng: random.Random) -> questions.Pair:
+    """A question to learn from: places are asked more often than they are tested, for they are learnt last."""
+    place = questions.where(scenes[0], rng) if len(scenes) == 1 and rng.random() < PLACES else None
+    return place or ask(scenes, rng)
 
 
 def as_it_is(batch: Any) -> Any:
