@@ -4,6 +4,10 @@
 # Needs 576.0 MiB of /dev/shm: docker run --shm-size=603979776
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+command -v tritonserver >/dev/null || {
+  echo "launch.sh: tritonserver is not on PATH: run this inside a Triton container, or use 'gen-repo serve'" >&2
+  exit 127
+}
 
 # Every config is complete, so nothing may be guessed at load time.
 arguments=(

@@ -249,3 +249,9 @@ def test_modes_that_do_not_go_together(
     for phrase in phrases:
         assert phrase in " ".join(errors[0].values())
     assert not output.exists()
+
+
+def test_launch_script_without_a_server_says_where_to_find_one() -> None:
+    script = Path(__file__).parents[2] / "model_repos/llava/launch.sh"
+    run = subprocess.run([script], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)
+    assert run.returncode == 127 and "tritonserver is not on PATH" in run.stderr and "gen-repo serve" in run.stderr
