@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
+from generator.oracle import LlavaOracle
 from tests import photos
-from tests.oracle import LlavaOracle
 from tests.parity.client import MAX_TOKENS, strings, tensor, tokens
 from tests.parity.conftest import SUBJECTS, repository
 from tests.server.harness import triton

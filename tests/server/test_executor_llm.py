@@ -62,7 +62,7 @@ def repository(folder: Path, *, streaming: bool) -> Path:
     # The server's Python ignores PYTHONPATH, but finds what lies beside a step's code.
     code = written / "tensorrt_llm/1"
     shutil.copytree(ROOT / "tests/doubles/tensorrt_llm", code / "tensorrt_llm")
-    shutil.copytree(ROOT / "tests/oracle", code / "tests/oracle")
+    shutil.copytree(ROOT / "generator/oracle", code / "generator/oracle")
     return written
 
 
