@@ -38,14 +38,15 @@ check: lint types unit
 truth: $(VENV)/installed
 	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/truth tests/vision_build tests/training $(LONG)
 
-TIMED := $(patsubst %,tests/server/test_%.py,front torch_llm supervise launch bench benchmarks)
+ALONE := $(patsubst %,tests/server/test_%.py,front torch_llm supervise launch bench benchmarks demo_accuracy)
 AGAIN := --reruns 1 --only-rerun 'failed to connect|Connection refused|Socket closed|is not healthy'
-# Tests that measure times run alone; the others share the cores, one model's server at a time each. A server that a busy
-# machine ended is started again, and the test that it left without an answer runs again; a wrong answer fails at once.
+# Tests that measure times, or print figures, run alone; the others share the cores, one model's server at a time each. A
+# server that a busy machine ended is started again, and the test that it left without an answer runs again; a wrong
+# answer fails at once.
 server: $(VENV)/installed
-	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q $(TIMED)
+	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q $(ALONE)
 	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q -n 2 --dist loadfile $(AGAIN) \
-	  tests/server $(TIMED:%=--ignore=%)
+	  tests/server $(ALONE:%=--ignore=%)
 	$(ONE_THREAD) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q -n 2 --dist loadgroup $(AGAIN) tests/parity
 
 wheel: $(VENV)/installed
