@@ -95,7 +95,8 @@ def ask(
             config = client.get_model_config(model).config
             inputs = inputs_of(config, values)
             if config.model_transaction_policy.decoupled:
-                yield from _streamed(client, model, inputs, output)
+                for response in responses(client, model, inputs, _only(output)):
+                    yield _text(response, output)
             else:
                 yield _text(client.infer(model, inputs, outputs=_only(output)), output)
         except InferenceServerException as error:
@@ -218,13 +219,21 @@ def _only(output: str) -> list[InferRequestedOutput]:
     return [InferRequestedOutput(output)]
 
 
-def _streamed(client: InferenceServerClient, model: str, inputs: list[InferInput], output: str) -> Iterator[str]:
-    """Texts of a decoupled model's responses; leaving early cancels the request."""
+def responses(
+    client: InferenceServerClient,
+    model: str,
+    inputs: list[InferInput],
+    outputs: list[InferRequestedOutput] | None = None,
+) -> Iterator[Any]:
+    """The responses that hold outputs, over a stream, as every model gives them, decoupled or not.
+
+    Leaving early cancels the request. Raises InferenceServerException when it is refused.
+    """
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     client.start_stream(partial(_keep, answers))
     finished = False
     try:
-        client.async_stream_infer(model, inputs, outputs=_only(output), enable_empty_final_response=True)
+        client.async_stream_infer(model, inputs, outputs=outputs, enable_empty_final_response=True)
         while not finished:
             result, error = answers.get()
             if error is not None:
@@ -232,7 +241,7 @@ def _streamed(client: InferenceServerClient, model: str, inputs: list[InferInput
             response = result.get_response()
             finished = response.parameters[FINAL].bool_param
             if response.outputs:
-                yield _text(result, output)
+                yield result
     finally:
         client.stop_stream(cancel_requests=not finished)
 

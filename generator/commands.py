@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from generator.findings import EXIT_ENVIRONMENT, EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, Finding, Refused, error, has_errors
 
@@ -13,6 +14,17 @@ from generator.findings import EXIT_ENVIRONMENT, EXIT_FINDINGS, EXIT_OK, EXIT_US
 def show(findings: Sequence[Finding]) -> None:
     for finding in findings:
         print(finding, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _environment(code: str, where: object) -> Iterator[None]:
+    """A ServerError inside the block becomes a finding, and the exit code that says that something is missing."""
+    from generator.server import ServerError
+
+    try:
+        yield
+    except ServerError as problem:
+        raise Refused(error(code, problem.message, where, problem.remedy), exit_code=EXIT_ENVIRONMENT) from None
 
 
 def generate(arguments: argparse.Namespace) -> int:
@@ -154,9 +166,9 @@ def build_vision(arguments: argparse.Namespace) -> int:
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    from generator import server, supervise
+    from generator import supervise
 
-    try:
+    with _environment("server", arguments.repository):
         return supervise.serve(
             arguments.repository,
             http_port=arguments.http_port,
@@ -164,16 +176,13 @@ def serve(arguments: argparse.Namespace) -> int:
             metrics_port=arguments.metrics_port,
             restarts=arguments.restarts,
         )
-    except server.ServerError as problem:
-        found = error("server", problem.message, arguments.repository, problem.remedy)
-        raise Refused(found, exit_code=EXIT_ENVIRONMENT) from None
 
 
 def ask(arguments: argparse.Namespace) -> int:
-    from generator import ask, server
+    from generator import ask
 
     given = {"temperature": arguments.temperature}
-    try:
+    with _environment("ask", arguments.url):
         return ask.run(
             arguments.url,
             arguments.model,
@@ -187,26 +196,19 @@ def ask(arguments: argparse.Namespace) -> int:
             times=arguments.times,
             parameters={name: value for name, value in given.items() if value is not None},
         )
-    except server.ServerError as problem:
-        found = error("ask", problem.message, arguments.url, problem.remedy)
-        raise Refused(found, exit_code=EXIT_ENVIRONMENT) from None
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    from generator import demo, server
+    from generator import demo
 
-    try:
+    with _environment("demo", "gen-repo demo"):
         return demo.run(arguments.model, keep=arguments.keep)
-    except server.ServerError as problem:
-        found = error("demo", problem.message, "gen-repo demo", problem.remedy)
-        raise Refused(found, exit_code=EXIT_ENVIRONMENT) from None
 
 
 def openai(arguments: argparse.Namespace) -> int:
-    from generator import server
     from generator.gateway import serve
 
-    try:
+    with _environment("openai", arguments.repository):
         return serve.run(
             arguments.repository,
             url=arguments.url,
@@ -216,13 +218,9 @@ def openai(arguments: argparse.Namespace) -> int:
             max_body=arguments.max_body << 20,
             restarts=arguments.restarts,
         )
-    except server.ServerError as problem:
-        found = error("openai", problem.message, arguments.repository, problem.remedy)
-        raise Refused(found, exit_code=EXIT_ENVIRONMENT) from None
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    from generator import server
     from generator.bench import command
     from generator.bench.points import sweep
 
@@ -240,11 +238,8 @@ def bench(arguments: argparse.Namespace) -> int:
         requests=arguments.requests,
         distinct=arguments.distinct,
     )
-    try:
+    with _environment("bench", arguments.repository):
         result, found = command.run(plan, tell=lambda line: print(line, file=sys.stderr, flush=True))
-    except server.ServerError as problem:
-        failed = error("bench", problem.message, arguments.repository, problem.remedy)
-        raise Refused(failed, exit_code=EXIT_ENVIRONMENT) from None
     if arguments.json:
         print(json.dumps({**result, "findings": [finding.as_dict() for finding in found]}, indent=2))
     else:
@@ -254,7 +249,6 @@ def bench(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    from generator import server
     from generator.verify import command
 
     wanted = command.Verify(
@@ -270,11 +264,8 @@ def verify(arguments: argparse.Namespace) -> int:
         font=arguments.header_font,
         acceptance=arguments.acceptance,
     )
-    try:
+    with _environment("verify", arguments.repository):
         verified = command.run(wanted, tell=lambda line: print(line, file=sys.stderr, flush=True))
-    except server.ServerError as problem:
-        failed = error("verify", problem.message, arguments.repository, problem.remedy)
-        raise Refused(failed, exit_code=EXIT_ENVIRONMENT) from None
     if arguments.json:
         print(json.dumps(verified.as_dict(), indent=2, ensure_ascii=False))
     else:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,29 +108,11 @@ def _call(client: InferenceServerClient, model: str, values: Mapping[str, Any]) 
 
 def _streamed(client: InferenceServerClient, model: str, values: Mapping[str, Any]) -> Any:
     """The response that has the text; over a stream, which decoupled and other models take alike."""
-    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    client.start_stream(partial(_keep, answers))
-    found = None
-    try:
-        inputs = ask.inputs_of(client.get_model_config(model).config, values)
-        client.async_stream_infer(model, inputs, enable_empty_final_response=True)
-        finished = False
-        while not finished:
-            result, problem = answers.get()
-            if problem is not None:
-                raise problem
-            response = result.get_response()
-            finished = response.parameters[ask.FINAL].bool_param
-            found = result if response.outputs else found
-    finally:
-        client.stop_stream()
-    if found is None:
+    inputs = ask.inputs_of(client.get_model_config(model).config, values)
+    found = list(ask.responses(client, model, inputs))
+    if not found:
         raise ServerError(f"{model} answered nothing", "look into the server's log")
-    return found
-
-
-def _keep(answers: queue.Queue[tuple[Any, Any]], result: Any, error: Any) -> None:
-    answers.put((result, error))
+    return found[-1]
 
 
 def _array(result: Any, name: str) -> NDArray[Any] | None:
