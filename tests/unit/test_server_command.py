@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -51,14 +52,17 @@ def command(folder: Path) -> tuple[list[str], dict[str, str]]:
     )
 
 
-def left_behind() -> list[str]:
-    """Shared memory whose server is gone (other tests may run servers meanwhile)."""
-    commands = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            commands.append((process / "cmdline").read_text())
-    alive = set(re.findall(r"shm-region-prefix-name=(gen_repo_[0-9a-f]+_)", "\n".join(commands)))
-    return [path.name for path in server.SHM.glob("gen_repo_*") if path.name[:22] not in alive]
+def left_behind(prefix: str) -> list[str]:
+    """Shared memory of a server that has ended; what other servers of this machine hold, or left, is not counted."""
+    return [path.name for path in server.SHM.glob(f"{prefix}*")]
+
+
+@pytest.fixture
+def prefix(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the regions of the test's server in /dev/shm begin with."""
+    token = secrets.token_hex(6)
+    monkeypatch.setattr("generator.server.secrets.token_hex", lambda _: token)
+    return f"gen_repo_{token}_"
 
 
 def alive_in_group(group: int) -> list[str]:
@@ -145,13 +149,13 @@ except ServerError as error:
     assert "tritonclient is not installed pip install" in bare_python(code)
 
 
-def test_models_messages_come_first(tmp_path: Path) -> None:
+def test_models_messages_come_first(tmp_path: Path, prefix: str) -> None:
     body = 'raise pb_utils.TritonModelException("tokenizer.json is missing: run gen-repo again")'
     with pytest.raises(ServerError) as caught, server.running(repository(tmp_path, body)):
         pass
     lines = caught.value.message.splitlines()
     assert lines[1].startswith("echo: ") and lines[1].endswith("tokenizer.json is missing: run gen-repo again")
-    assert "model.py(" not in caught.value.message and left_behind() == []
+    assert "model.py(" not in caught.value.message and left_behind(prefix) == []
 
 
 def test_a_config_that_does_not_parse(tmp_path: Path) -> None:
@@ -162,14 +166,14 @@ def test_a_config_that_does_not_parse(tmp_path: Path) -> None:
     assert str(config) in caught.value.message and '"bogus"' in caught.value.message
 
 
-def test_never_ready(tmp_path: Path) -> None:
+def test_never_ready(tmp_path: Path, prefix: str) -> None:
     slow = repository(tmp_path, "import time; print('still loading', flush=True); time.sleep(60)")
     with (
         pytest.raises(ServerError, match="not ready after 2 s\n(.*\n)*.*still loading"),
         server.running(slow, timeout=2),
     ):
         pass
-    assert left_behind() == []
+    assert left_behind(prefix) == []
 
 
 @pytest.mark.parametrize("port", ["http_port", "grpc_port", "metrics_port"])
@@ -206,6 +210,9 @@ def test_serve_until_a_signal(tmp_path: Path, number: int, code: int) -> None:
         assert line.startswith("ready: http 127.0.0.1:")
         children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
         (child,) = map(int, children)
+        arguments = Path(f"/proc/{child}/cmdline").read_text()
+        (regions,) = re.findall(r"shm-region-prefix-name=(gen_repo_[0-9a-f]+_)", arguments)
+        assert left_behind(regions) != []
         if number == signal.SIGKILL:
             os.kill(child, number)
         else:
@@ -213,4 +220,4 @@ def test_serve_until_a_signal(tmp_path: Path, number: int, code: int) -> None:
         rest = program.stdout.read()
     assert program.returncode == code
     assert code == 0 or "ended with code -9" in rest
-    assert alive_in_group(child) == [] and left_behind() == []
+    assert alive_in_group(child) == [] and left_behind(regions) == []
