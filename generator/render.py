@@ -111,8 +111,10 @@ def chosen_modules(values: dict[str, Any]) -> list[str]:
     return names + [entry["module"] for entry in values.values() if isinstance(entry, dict) and "module" in entry]
 
 
-def _step_files(env: jinja2.Environment, root: Path, plan: Plan, role: str) -> Files:
-    """Everything below one model's folder."""
+def step(plan: Plan, role: str) -> Files:
+    """Everything below the folder of one model of the repository, by path relative to it."""
+    root = templates_root()
+    env = environment(root)
     source = f"{plan.runtime}/{role}" if role in RUNTIME_ROLES else role
     if source == "trtllm/tensorrt_llm":
         source = f"trtllm/{plan.route.step}"
@@ -161,11 +163,9 @@ def render(plan: Plan) -> Files:
     Raises:
         jinja2.UndefinedError: a template names something that the plan does not have (a bug of ours).
     """
-    root = templates_root()
-    env = environment(root)
     files: Files = {}
     for role in plan.roles:
-        for relative, content in _step_files(env, root, plan, role).items():
+        for relative, content in step(plan, role).items():
             files[f"{plan.names[role]}/{relative}"] = content
     files["chat.json"] = _json(settings.chat(plan))
     for name in TOP_LEVEL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 _library = ctypes.CDLL("libcudart.so.12")
 TO_DEVICE, TO_HOST = 1, 2
+OF_THIS_THREAD = 1  # cudaStreamCaptureModeThreadLocal
 
 
 def _call(name: str, *arguments: Any) -> None:
@@ -57,3 +59,12 @@ class Stream:
 
     def synchronize(self) -> None:
         _call("cudaStreamSynchronize", self._handle)
+
+    def record(self, call: Callable[[], None]) -> Callable[[], None]:
+        """What `call` does on this stream, as a graph: the same again for one launch."""
+        graph, ready = ctypes.c_void_p(), ctypes.c_void_p()
+        _call("cudaStreamBeginCapture", self._handle, OF_THIS_THREAD)
+        call()
+        _call("cudaStreamEndCapture", self._handle, ctypes.byref(graph))
+        _call("cudaGraphInstantiate", ctypes.byref(ready), graph, ctypes.c_ulonglong(0))
+        return lambda: _call("cudaGraphLaunch", ready, self._handle)

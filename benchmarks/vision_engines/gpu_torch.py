@@ -21,6 +21,8 @@ from benchmarks.vision_engines.cuda import Buffer, Stream
 class GpuTensor:
     """A contiguous array in GPU memory, or a part of one along its first axis."""
 
+    is_cuda = True
+
     def __init__(self, buffer: Buffer, shape: Sequence[int], dtype: Any, offset: int = 0) -> None:
         self.buffer, self.shape, self.dtype, self.offset = buffer, tuple(shape), np.dtype(dtype), offset
 
@@ -52,12 +54,21 @@ class GpuTensor:
     def __iter__(self) -> Iterator[GpuTensor]:
         return (self[index] for index in range(len(self)))
 
-    def copy_(self, image: NDArray[Any], non_blocking: bool = False) -> None:
-        assert image.shape == self.shape
-        self.buffer.write(image.astype(self.dtype), self.offset)
+    def copy_(self, image: GpuTensor | NDArray[Any], non_blocking: bool = False) -> None:
+        """By way of the host."""
+        values = image.numpy() if isinstance(image, GpuTensor) else image
+        assert values.shape == self.shape
+        self.buffer.write(values.astype(self.dtype), self.offset)
 
     def numpy(self) -> NDArray[Any]:
         return self.buffer.read(self.shape, self.dtype, self.offset)
+
+
+def from_numpy(values: NDArray[Any]) -> GpuTensor:
+    """On the GPU at once, as this has no tensors on the host."""
+    made = empty(values.shape, values.dtype)
+    made.copy_(values)
+    return made
 
 
 def empty(shape: int | Sequence[int], dtype: Any, device: Any = None) -> GpuTensor:
@@ -98,7 +109,7 @@ def install() -> None:
     dtypes = {"float32": np.float32, "float16": np.float16, "bfloat16": None, "uint8": np.uint8}
     for name, value in {**dtypes, "device": str, "Tensor": GpuTensor}.items():
         setattr(torch, name, value)
-    for made in (empty, zeros, cat):
+    for made in (empty, zeros, cat, from_numpy):
         setattr(torch, made.__name__, made)
     vars(cuda).update(Stream=CudaStream, stream=lambda stream: contextlib.nullcontext(), is_available=lambda: True)
     vars(torch)["cuda"] = cuda

@@ -23,7 +23,7 @@ import triton_python_backend_utils as pb_utils
 from safetensors.torch import save_file
 from torch.utils import dlpack
 
-from tests.unit import serving
+from tests.unit import executor_requests, serving
 
 SHAPE = (3, 4, 4)
 ROWS, HIDDEN = 3, 16  # of one image: as many values as it has pixels
@@ -33,6 +33,17 @@ FOLDER = serving.ROOT / "templates/trtllm/vision_encoder/1"
 class Stream:
     cuda_stream = 7
     pending = False
+
+    def synchronize(self) -> None:
+        Stream.pending = False
+
+    def record_event(self, event: Event) -> Event:
+        return event
+
+
+class Event:
+    def __init__(self, blocking: bool) -> None:
+        assert blocking
 
     def synchronize(self) -> None:
         Stream.pending = False
@@ -65,6 +76,9 @@ class DlpackTensor(pb_utils.Tensor):
     def shape(self) -> list[int]:
         return list(self.tensor.shape)
 
+    def is_cpu(self) -> bool:
+        return True
+
 
 @pytest.fixture(autouse=True)
 def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +86,7 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
     monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch_device, "prepare", lambda settings, args: torch.device("cpu"))
     monkeypatch.setattr(pb_utils.Tensor, "from_dlpack", DlpackTensor.from_dlpack, raising=False)
     monkeypatch.setattr(trt.IExecutionContext, "calls", [])
@@ -123,14 +138,22 @@ def step(folder: Path, engine: Path, **changes: Any) -> Any:
 
 def request(
     pixels: torch.Tensor, num_images: Sequence[int], num_rows: Sequence[int] | None = None
-) -> pb_utils.InferenceRequest:
+) -> executor_requests.Request:
     """pixels [B, n, C, H, W]; num_rows is what fits num_images unless given."""
     columns = {"num_images": num_images, "num_rows": num_rows or [count * ROWS for count in num_images]}
     integers = [
         pb_utils.Tensor(name, torch.tensor(values, dtype=torch.int32).reshape(-1, 1).numpy())
         for name, values in columns.items()
     ]
-    return pb_utils.InferenceRequest("vision", [], [DlpackTensor("pixel_values", pixels), *integers])
+    return executor_requests.Request([DlpackTensor("pixel_values", pixels), *integers], "")
+
+
+def execute(model: Any, requests: Sequence[executor_requests.Request]) -> list[pb_utils.InferenceResponse]:
+    """What the step sends for each of the requests, which it does on a thread of its own."""
+    assert model.execute(requests) is None
+    for one in requests:
+        assert one.sender.done.wait(30) and len(one.sender.responses) == 1
+    return [one.sender.responses[0] for one in requests]
 
 
 def photos(*sizes: int, seed: int = 0) -> torch.Tensor:
@@ -169,7 +192,7 @@ def table(response: pb_utils.InferenceResponse) -> torch.Tensor:
 def test_images_of_all_requests_share_engine_calls(tmp_path: Path, counts: list[int], calls: list[int]) -> None:
     model = step(tmp_path, engine_file(tmp_path))
     batches = [photos(1, count, seed=seed) for seed, count in enumerate(counts)]
-    responses = model.execute([request(pixels, [pixels.shape[1]]) for pixels in batches])
+    responses = execute(model, [request(pixels, [pixels.shape[1]]) for pixels in batches])
     assert trt.IExecutionContext.calls == calls
     for response, pixels in zip(responses, batches, strict=True):
         expected = rows_of(pixels[0]) if pixels.shape[1] else torch.zeros((1, HIDDEN)).half()
@@ -193,7 +216,7 @@ def test_calls_stay_inside_the_profile(
 ) -> None:
     model = step(tmp_path, engine_file(tmp_path, **profile), max_batch=max_batch)
     pixels = photos(1, images)
-    [response] = model.execute([request(pixels, [images])])
+    [response] = execute(model, [request(pixels, [images])])
     assert trt.IExecutionContext.calls == calls
     assert torch.equal(table(response), rows_of(pixels[0])[None])
 
@@ -201,7 +224,7 @@ def test_calls_stay_inside_the_profile(
 def test_rows_of_a_batched_request_are_padded(tmp_path: Path) -> None:
     model = step(tmp_path, engine_file(tmp_path))
     pixels, alone = photos(3, 2), photos(1, 1, seed=1)
-    batched, single = model.execute([request(pixels, [1, 0, 2]), request(alone, [1])])
+    batched, single = execute(model, [request(pixels, [1, 0, 2]), request(alone, [1])])
     found = table(batched)
     assert found.shape == (3, 2 * ROWS, HIDDEN)
     assert torch.equal(found[0, :ROWS], rows_of(pixels[0, :1]))
@@ -209,7 +232,7 @@ def test_rows_of_a_batched_request_are_padded(tmp_path: Path) -> None:
     assert not found[1].any()
     assert torch.equal(found[2], rows_of(pixels[2]))
     assert torch.equal(table(single)[0], rows_of(alone[0]))
-    [of_text] = model.execute([request(photos(2, 0), [0, 0])])
+    [of_text] = execute(model, [request(photos(2, 0), [0, 0])])
     assert torch.equal(table(of_text), torch.zeros((2, 1, HIDDEN)).half())
 
 
@@ -222,15 +245,15 @@ def test_rows_of_a_batched_request_are_padded(tmp_path: Path) -> None:
         (request(photos(1, 1), [-1]), r"num_images is -1"),
         (request(photos(2, 1), [1]), r"num_images holds 1 values for 2 row"),
         (request(torch.zeros(1, 1, 3, 8, 8), [1]), r"\(3, 8, 8\); tiny-llava takes \(3, 4, 4\)"),
-        (pb_utils.InferenceRequest("vision", [], []), r"pixel_values is not present"),
+        (executor_requests.Request([], ""), r"pixel_values is not present"),
     ],
 )
 def test_a_bad_request_leaves_its_neighbours_alone(
-    tmp_path: Path, bad: pb_utils.InferenceRequest, message: str
+    tmp_path: Path, bad: executor_requests.Request, message: str
 ) -> None:
     model = step(tmp_path, engine_file(tmp_path))
     first, last = photos(1, 2, seed=1), photos(1, 1, seed=2)
-    responses = model.execute([request(first, [2]), bad, request(last, [1])])
+    responses = execute(model, [request(first, [2]), bad, request(last, [1])])
     assert trt.IExecutionContext.calls == [3]
     assert torch.equal(table(responses[0])[0], rows_of(first[0]))
     assert torch.equal(table(responses[2])[0], rows_of(last[0]))
@@ -245,7 +268,7 @@ def test_pixels_and_rows_are_cast(tmp_path: Path, dtypes: tuple[str, str], table
     model = step(tmp_path, engine_file(tmp_path, dtypes=dtypes), table_dtype=table_dtype)
     kinds = {"HALF": torch.float16, "FLOAT": torch.float32, "BF16": torch.bfloat16}
     pixels = photos(1, 2)
-    with_images, text_only = model.execute([request(pixels, [2]), request(photos(1, 0), [0])])
+    with_images, text_only = execute(model, [request(pixels, [2]), request(photos(1, 0), [0])])
     engine_rows = (2 * pixels[0].to(kinds[dtypes[0]]).float()).to(kinds[dtypes[1]])
     wanted = getattr(torch, table_dtype)
     assert table(with_images).dtype == table(text_only).dtype == wanted
@@ -255,13 +278,13 @@ def test_pixels_and_rows_are_cast(tmp_path: Path, dtypes: tuple[str, str], table
 def test_levels_go_to_the_engine_as_they_are(tmp_path: Path) -> None:
     model = step(tmp_path, engine_file(tmp_path, dtypes=("UINT8", "HALF")))
     levels = torch.randint(0, 256, (1, 2, *SHAPE), dtype=torch.uint8)
-    [response] = model.execute([request(levels, [2])])
+    [response] = execute(model, [request(levels, [2])])
     assert torch.equal(table(response)[0], rows_of(levels[0].half()))
 
 
 def test_a_table_outlives_the_next_calls(tmp_path: Path) -> None:
     model = step(tmp_path, engine_file(tmp_path))
-    tables = [table(model.execute([request(photos(1, 1, seed=seed), [1])])[0]) for seed in range(4)]
+    tables = [table(execute(model, [request(photos(1, 1, seed=seed), [1])])[0]) for seed in range(4)]
     for seed, found in enumerate(tables):
         assert torch.equal(found[0], rows_of(photos(1, seed=seed)))
 
@@ -272,13 +295,13 @@ def test_a_failed_engine_call_fails_its_batch_only(tmp_path: Path, monkeypatch: 
     bad = request(photos(1, 1), [1], [7])
     with monkeypatch.context() as broken:
         broken.setattr(trt.IExecutionContext, "execute_async_v3", lambda self, stream: False)
-        responses = model.execute([good, bad])
+        responses = execute(model, [good, bad])
     with pytest.raises(serving.RequestFailed, match=serving.INTERNAL_ERROR):
         table(responses[0])
     with pytest.raises(serving.RequestFailed, match="num_rows is 7"):
         table(responses[1])
     assert any("refused a call with shape (1, 3, 4, 4)" in text for _, text in pb_utils.Logger.messages)
-    assert torch.equal(table(model.execute([good])[0])[0], rows_of(photos(1)))
+    assert torch.equal(table(execute(model, [request(photos(1, 1), [1])])[0])[0], rows_of(photos(1)))
 
 
 def test_a_table_that_cannot_be_sent_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +314,7 @@ def test_a_table_that_cannot_be_sent_fails_alone(tmp_path: Path, monkeypatch: py
         return DlpackTensor.from_dlpack(name, tensor)
 
     monkeypatch.setattr(pb_utils.Tensor, "from_dlpack", from_dlpack)
-    responses = model.execute([request(photos(1, 1, seed=seed), [1]) for seed in range(3)])
+    responses = execute(model, [request(photos(1, 1, seed=seed), [1]) for seed in range(3)])
     for seed in (0, 2):
         assert torch.equal(table(responses[seed])[0], rows_of(photos(1, seed=seed)))
     with pytest.raises(serving.RequestFailed, match=serving.INTERNAL_ERROR):
@@ -301,7 +324,7 @@ def test_a_table_that_cannot_be_sent_fails_alone(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("num_rows", [0, -2, 5])
 def test_features_are_cut_to_rows_that_there_are(tmp_path: Path, num_rows: int) -> None:
     model = step(tmp_path, engine_file(tmp_path), output="encoder_input_features")
-    [response] = model.execute([request(photos(1, 1), [1], [num_rows])])
+    [response] = execute(model, [request(photos(1, 1), [1], [num_rows])])
     with pytest.raises(serving.RequestFailed, match=f"num_rows is {num_rows}, but 1 image"):
         table(response)
 
@@ -318,7 +341,7 @@ def test_an_engine_of_other_rows_does_not_load(tmp_path: Path, settings: dict[st
 @pytest.mark.parametrize("names", [("input", "encoder_output"), ("pixel_values", "image_features"), ("b", "a")])
 def test_tensors_are_found_by_role(tmp_path: Path, names: tuple[str, str]) -> None:
     model = step(tmp_path, engine_file(tmp_path, names=names))
-    [response] = model.execute([request(photos(1, 1), [1])])
+    [response] = execute(model, [request(photos(1, 1), [1])])
     assert torch.equal(table(response)[0], rows_of(photos(1)))
 
 
@@ -381,9 +404,9 @@ def test_a_missing_tensorrt_package_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_rows_that_an_engine_gives_as_a_grid_are_read_line_by_line(tmp_path: Path) -> None:
     pixels = photos(1, 2)
     flat = step(tmp_path, engine_file(tmp_path))
-    [expected] = flat.execute([request(pixels, [2])])
+    [expected] = execute(flat, [request(pixels, [2])])
     grid = step(tmp_path, engine_file(tmp_path, rows=(1, ROWS, HIDDEN)))
-    [response] = grid.execute([request(pixels, [2])])
+    [response] = execute(grid, [request(pixels, [2])])
     assert torch.equal(table(response), table(expected))
 
 
@@ -397,13 +420,13 @@ def test_constant_rows_stand_before_those_of_the_images(tmp_path: Path) -> None:
     }
     model = step(tmp_path, engine_file(tmp_path), constant_rows=2, constants=constants)
     pixels = photos(2, 1)
-    [response] = model.execute([request(pixels, [1, 0], [2 + ROWS, 0])])
+    [response] = execute(model, [request(pixels, [1, 0], [2 + ROWS, 0])])
     found = table(response)
     assert torch.equal(
         found[0], torch.cat([torch.full((1, HIDDEN), 5.0), torch.full((1, HIDDEN), 3.0), rows_of(pixels[0])])
     )
     assert not found[1].any()
-    [refused] = model.execute([request(pixels, [1, 0], [ROWS, 0])])
+    [refused] = execute(model, [request(pixels, [1, 0], [ROWS, 0])])
     with pytest.raises(serving.RequestFailed, match=f"num_rows is {ROWS}"):
         table(refused)
 
@@ -424,9 +447,9 @@ def test_images_of_several_sizes_go_through_calls_of_their_own(tmp_path: Path) -
     file.write_text(json.dumps(content))
     model = step(tmp_path, file, image_shape=[1, -1, HIDDEN], rows_per_image=None)
     small, large = torch.rand(1, 1, 1, 3, HIDDEN), torch.rand(1, 1, 1, 12, HIDDEN)
-    responses = model.execute([request(small, [1], [3]), request(large, [1], [12])])
+    responses = execute(model, [request(small, [1], [3]), request(large, [1], [12])])
     assert [tuple(table(response).shape) for response in responses] == [(1, 3, HIDDEN), (1, 12, HIDDEN)]
     assert torch.equal(table(responses[1])[0], 2 * large[0, 0, 0].half())
-    [refused] = model.execute([request(torch.rand(1, 1, 1, 13, HIDDEN), [1], [13])])
+    [refused] = execute(model, [request(torch.rand(1, 1, 1, 13, HIDDEN), [1], [13])])
     with pytest.raises(serving.RequestFailed, match="exceeds the engine's"):
         table(refused)

@@ -7,6 +7,7 @@ sees all images of one prompt together.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ from typing import Any
 import torch
 import torch_device
 import triton_python_backend_utils as pb_utils
-from vision_rows import Cache, ImagesByRow, VisionRows, answer_together, cache_of
+from recorded import Encode, Recorded
+from staging import fill
+from vision_answers import Behind, begin, respond
+from vision_rows import Cache, ImagesByRow, VisionRows, cache_of
 
 
 class TritonPythonModel:
@@ -34,26 +38,51 @@ class TritonPythonModel:
             levels = settings["levels"]
             tower = importlib.import_module(levels["module"]).FromLevels(tower, levels, self.dtype)
             self.pixel_dtype = torch.uint8
-        self.tower = tower.to(self.device).eval()
+        self.encode: Encode = tower.to(self.device).eval()
         constants = module.constants(checkpoint, self.dtype) if settings["constant_rows"] else None
         self.layout = VisionRows.of(settings, checkpoint, self.device, constants)
         self.cache: Cache | None = None
-        self._tables([[torch.zeros((1, *self.layout.smallest()))]])
-        self.cache = cache_of(settings, args, self.device)
+        self.stream = torch.cuda.Stream(self.device) if self.on_gpu else None
+        with self._on_stream():
+            self._tables([[torch.zeros((1, *self.layout.smallest()))]])
+            if self.on_gpu and -1 not in self.layout.image_shape:
+                self.encode = self._recorded()
+            self.cache = cache_of(settings, args, self.device)
+        self.behind = Behind.of(self.layout, self.stream) if self.stream else None
 
-    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """One response per request: rows [B, rows, hidden] in the LLM's dtype, under the name that the settings say."""
-        return answer_together(requests, self.layout, self._tables)
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse] | None:
+        """One response per request: rows [B, rows, hidden] in the LLM's dtype, under the name that the settings say.
+
+        On a GPU they are sent when they are computed, maybe after this has returned None.
+        """
+        outcomes = begin(requests, self.layout, self._tables)
+        if self.behind is None:
+            return [respond(outcome, self.layout) for outcome in outcomes]
+        self.behind.take(requests, outcomes)
+        return None
+
+    def finalize(self) -> None:
+        if self.behind:
+            self.behind.close()
 
     def _tables(self, requests: list[ImagesByRow]) -> list[torch.Tensor]:
-        """One table per request, complete when this returns."""
-        with torch.inference_mode():
-            tables = self.layout.tables(requests, self._encode, self.cache, together=self.on_gpu)
-        if self.on_gpu:
-            torch.cuda.current_stream(self.device).synchronize()  # the next step reads them outside this stream
-        return tables
+        """One table per request, on a GPU complete once the stream is done with what is queued on it."""
+        with torch.inference_mode(), self._on_stream():
+            return self.layout.tables(requests, self._rows, self.cache, together=self.on_gpu)
 
-    def _encode(self, images: list[torch.Tensor]) -> torch.Tensor:
+    def _on_stream(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.cuda.stream(self.stream) if self.stream else contextlib.nullcontext()
+
+    def _rows(self, images: list[torch.Tensor]) -> torch.Tensor:
         """Entries of one shape, on any device -> rows [n, N, hidden], on the tower's device."""
-        rows: torch.Tensor = self.tower(torch.stack([image.to(self.device, self.pixel_dtype) for image in images]))
-        return rows
+        pixels = torch.empty((len(images), *images[0].shape), dtype=self.pixel_dtype, device=self.device)
+        fill(pixels, images)
+        return self.encode(pixels)
+
+    def _recorded(self) -> Encode:
+        try:
+            with torch.inference_mode():
+                return Recorded(self.encode, self.layout.image_shape, self.pixel_dtype, self.device)
+        except RuntimeError as problem:  # slower for a few images, and right all the same
+            pb_utils.Logger.log_warn(f"no CUDA graph of {self.layout.model}'s encoder: {problem}")
+            return self.encode
