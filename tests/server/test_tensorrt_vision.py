@@ -1,10 +1,11 @@
-"""--vision-backend tensorrt on a real Triton: the generated repository, with a stand-in for the TensorRT backend that runs
-the exported ONNX, and the torch runtime's LLM, which obeys the same contract as the engine's."""
+"""--vision-backend tensorrt on a real Triton: text only, one image and several, alone, together and in one request.
+
+The stand-in's rows differ from torch's in their last bits, and greedy text may then differ. So rows are compared with
+the oracle's, within a tolerance, and text exactly with what the oracle's LLM makes of the oracle's ids and those rows.
+"""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,116 +14,124 @@ from typing import Any
 
 import numpy as np
 import pytest
-from google.protobuf import text_format
 from tritonclient.grpc import InferenceServerClient
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
-from generator.generate import generate
 from generator.oracle import LlavaOracle, Oracle, VilaOracle
-from generator.options import Options
-from generator.vision_build.command import build
-from generator.vision_build.subject import BuildOptions, subject
 from tests import photos
-from tests.checkpoints import cached
-from tests.parity.client import MAX_TOKENS, Case, ask, ask_all, ask_stream, inputs, passed_on
+from tests.parity.client import MAX_TOKENS, Case, ask, ask_all, ask_stream, inputs
 from tests.server.harness import triton
+from tests.server.tensorrt_vision import Asked, Engine, batches, repository
 
-DOUBLE = Path(__file__).parents[1] / "doubles/tensorrt_plan/model.py"
-ORACLES = {"llava": LlavaOracle, "vila": VilaOracle}
-MOST = {"llava": 1, "vila": 2}
-
-
-def served_by_stand_in(step: Path, wanted: BuildOptions) -> None:
-    """The step's folder with the stand-in in the engine's place; tensors and batching stay as they are."""
-    config = text_format.Parse((step / "config.pbtxt").read_text(), ModelConfig())
-    assert (config.platform, config.backend, config.default_model_filename) == (
-        "tensorrt_plan",
-        "tensorrt",
-        "model.plan",
-    )
-    config.platform, config.backend, config.default_model_filename = "", "python", ""
-    config.instance_group[0].kind = ModelInstanceGroup.KIND_CPU
-    del config.instance_group[0].gpus[:]
-    (step / "config.pbtxt").write_text(text_format.MessageToString(config))
-    build(wanted, tell=print)
-    (step / "1/profile.json").write_text(json.dumps(subject(wanted)[0].profile))
-    shutil.copy(DOUBLE, step / "1/model.py")
-
-
-def repository(model: str, folder: Path, *, streaming: bool) -> Path:
-    common: dict[str, Any] = {
-        "model": model,
-        "hf_model_dir": cached(model),
-        "streaming": streaming,
-        "max_tokens": MAX_TOKENS,
-        "max_images": MOST[model],
-    }
-    made = generate(Options(**common, vision_backend="tensorrt", output=folder / "repository"))
-    torch = generate(Options(**common, runtime="torch", output=folder / "torch"))
-    assert not made.failed and not torch.failed
-    for same in ("postprocessing",):
-        for file in (torch.output / same).rglob("*.*"):
-            assert file.read_bytes() == (made.output / file.relative_to(torch.output)).read_bytes()
-    shutil.rmtree(made.output / "tensorrt_llm")
-    shutil.copytree(torch.output / "tensorrt_llm", made.output / "tensorrt_llm")
-    step = made.output / "vision_encoder"
-    wanted = BuildOptions(
-        model=model,
-        hf_model_dir=cached(model),
-        output=step / "1",
-        vision_backend="tensorrt",
-        onnx_only=True,
-        max_images=MOST[model],
-        max_batch_size=made.plan.limits.max_batch_size,
-    )
-    served_by_stand_in(step, wanted)
-    return made.output
+ORACLES: dict[str, Any] = {"llava": LlavaOracle, "vila": VilaOracle}
+PLAIN = {"levels": Asked("llava", pixels="uint8"), "several images": Asked("vila", max_images=2)}
+STREAMING = {
+    "several images": Asked("vila", max_images=2, streaming=True),
+    "engine of images": Asked("llava", streaming=True, requests=False),
+}
 
 
 @dataclass
 class Served:
-    model: str
+    asked: Asked
     url: str
     folder: Path
 
     @cached_property
     def oracle(self) -> Oracle:
-        return ORACLES[self.model](cached(self.model))
+        made: Oracle = ORACLES[self.asked.model](self.asked.checkpoint)
+        return made
 
     @cached_property
     def cases(self) -> list[Case]:
-        """Four prompts with each number of images, none included."""
+        """Some prompts with each number of images, text alone included."""
         names = photos.names()
         return [
-            Case(f"{count} image(s): {text[:20]}", text, tuple(photos.encoded(names[3 * i + k]) for k in range(count)))
+            Case(f"{count}: {text[:20]}", text, tuple(photos.encoded(names[3 * i + k]) for k in range(count)))
             for i, text in enumerate(photos.PROMPTS[:4])
-            for count in range(MOST[self.model] + 1)
+            for count in range(self.asked.max_images + 1)
         ]
 
     @cached_property
+    def rows(self) -> list[Any]:
+        """Of the images of each case, as the engine gives them alone; None for text alone."""
+        engine = Engine(self.asked, self.folder)
+        return [engine.rows(self._pixels(case)) if case.images else None for case in self.cases]
+
+    def _pixels(self, case: Case) -> Any:
+        if self.asked.pixels == "float":
+            return self.oracle.pixels(case.images)
+        with InferenceServerClient(self.url) as client:
+            return client.infer("preprocessing", inputs([case])).as_numpy("pixel_values")[0]
+
+    @cached_property
     def expected(self) -> list[str]:
-        return [self.oracle.generate(case.text, list(case.images), MAX_TOKENS)[1] for case in self.cases]
+        return [
+            self.oracle.text(
+                self.oracle.continuation(
+                    self.oracle.ids(case.text, case.images), None if rows is None else rows[None], MAX_TOKENS
+                )
+            )
+            for case, rows in zip(self.cases, self.rows, strict=True)
+        ]
 
 
-@pytest.fixture(scope="module", params=[("llava", False), ("vila", False), ("vila", True)], ids=str)
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    model, streaming = request.param
-    folder = repository(model, tmp_path_factory.mktemp(model), streaming=streaming)
-    with triton(folder) as server:
-        yield Served(model, server.grpc, folder)
+def served(asked: Asked, folder: Path) -> Iterator[Served]:
+    made = repository(asked, folder)
+    with triton(made) as server:
+        yield Served(asked, server.grpc, made)
 
 
-def test_x(served: Served) -> None:
-    with InferenceServerClient(served.url) as client:
-        for case, wanted in zip(served.cases, served.expected, strict=True):
-            print(case.name)
-            if len(case.images):
-                made = client.infer("preprocessing", inputs([case]))
-                table = client.infer("vision_encoder", [passed_on(made, "pixel_values")]).as_numpy("prompt_embedding_table")[0]
-                ids = made.as_numpy("input_ids")[0]
-                v=json.loads((served.folder/"preprocessing/1/settings.json").read_text())["tokenizer"]["vocab_size"]
-                sel = table[ids[ids >= v] - v]
-                truth = served.oracle.selected(case.images)
-                print(sel.shape, np.abs(sel.astype(np.float32)-truth.astype(np.float32)).max(), np.abs(truth).max(), (sel!=truth).mean())
-            print(ask(client, case, MAX_TOKENS) == wanted, wanted[:40])
-    print((served.folder/"vision_encoder/1/batches.jsonl").read_text())
+@pytest.fixture(scope="module", params=PLAIN)
+def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    yield from served(PLAIN[request.param], tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module", params=STREAMING)
+def streaming(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    yield from served(STREAMING[request.param], tmp_path_factory.mktemp("streaming"))
+
+
+def test_rows_are_the_oracles(plain: Served) -> None:
+    for case, rows in zip(plain.cases, plain.rows, strict=True):
+        if rows is not None:
+            truth = plain.oracle.selected(case.images).astype(np.float32)
+            assert rows.shape == truth.shape
+            assert np.linalg.norm(rows - truth) < 0.005 * np.linalg.norm(truth), case.name
+    assert len(set(plain.expected)) == len(plain.cases)
+
+
+def test_text_asked_singly(plain: Served) -> None:
+    with InferenceServerClient(plain.url) as client:
+        for case, wanted in zip(plain.cases, plain.expected, strict=True):
+            assert ask(client, case, MAX_TOKENS) == wanted, case.name
+
+
+def test_requests_of_one_shape_share_a_call(plain: Served) -> None:
+    assert ask_all(plain.url, plain.cases, MAX_TOKENS, threads=12) == plain.expected
+    calls = batches(plain.folder)
+    assert max(shape[0] for shape in calls) > 1
+    assert {shape[1] for shape in calls} == set(range(1, plain.asked.max_images + 1))  # text alone has a blank image
+
+
+def test_counts_are_right_though_the_image_is_blank(plain: Served) -> None:
+    with InferenceServerClient(plain.url) as client:
+        made = client.infer("preprocessing", inputs([plain.cases[0]]))
+        pixels = made.as_numpy("pixel_values")
+        assert pixels.shape[:2] == (1, 1) and not pixels.any()
+        assert made.as_numpy("num_images").item() == made.as_numpy("num_rows").item() == 0
+
+
+@pytest.mark.parametrize("face", ["ensemble", "tensorrt_llm_bls"])
+def test_rows_of_one_request_with_different_numbers_of_images(streaming: Served, face: str) -> None:
+    most = streaming.asked.max_images + 1
+    for start in (0, most):
+        chosen = slice(start, start + most)
+        pieces, errors = ask_stream(streaming.url, face, streaming.cases[chosen], MAX_TOKENS)
+        assert not errors
+        assert ["".join(row) for row in pieces] == streaming.expected[chosen]
+
+
+def test_streamed_pieces_join_to_the_text(streaming: Served) -> None:
+    for case, wanted in zip(streaming.cases, streaming.expected, strict=True):
+        pieces, errors = ask_stream(streaming.url, "tensorrt_llm_bls", [case], MAX_TOKENS, stream=True)
+        assert not errors and "".join(pieces[0]) == wanted, case.name

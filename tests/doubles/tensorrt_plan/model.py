@@ -21,8 +21,7 @@ class TritonPythonModel:
         here = Path(__file__).parent
         config = json.loads(args["model_config"])
         [self.input], [self.output] = config["input"], config["output"]
-        least, _, self.most = json.loads((here / "profile.json").read_text())
-        self.least = least
+        self.least, _, self.most = json.loads((here / "profile.json").read_text())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(str(here / "model.onnx"), options, ["CPUExecutionProvider"])
@@ -35,7 +34,7 @@ class TritonPythonModel:
         taken = []
         for request in requests:
             [tensor] = request.inputs()
-            taken.append(self._reshaped(tensor.as_numpy()))
+            taken.append(tensor.as_numpy())
         [_] = {values.shape[1:] for values in taken}
         batch = np.concatenate(taken)
         with self.batches.open("a") as file:
@@ -50,8 +49,3 @@ class TritonPythonModel:
             pb_utils.InferenceResponse([pb_utils.Tensor(self.output["name"], np.ascontiguousarray(part))])
             for part in np.split(rows, cuts)
         ]
-
-    def _reshaped(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """As config.pbtxt's reshape says, which the server has done to what a backend gets."""
-        shape = self.input.get("reshape", {}).get("shape")
-        return values.reshape(len(values), *map(int, shape)) if shape else values
