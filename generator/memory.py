@@ -290,7 +290,7 @@ def _shm(plan: Plan, table: int) -> tuple[Term, ...]:
     if plan.launch.world_size > 1:
         ranks = plan.launch.ranks_per_node
         terms.append(Term("MPI and NCCL", ranks * SHM_RANK, f"estimate: {ranks} ranks x {SHM_RANK} bytes"))
-    return tuple(terms)
+    return tuple(term for term in terms if term.bytes)
 
 
 def _host(plan: Plan) -> tuple[Term, ...]:

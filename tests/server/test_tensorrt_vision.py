@@ -17,6 +17,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from generator.oracle import LlavaOracle, Oracle, VilaOracle
+from generator.verify.command import Verify, run
 from tests import photos
 from tests.parity.client import MAX_TOKENS, Case, ask, ask_all, ask_stream, inputs
 from tests.server.harness import triton
@@ -135,3 +136,11 @@ def test_streamed_pieces_join_to_the_text(streaming: Served) -> None:
     for case, wanted in zip(streaming.cases, streaming.expected, strict=True):
         pieces, errors = ask_stream(streaming.url, "tensorrt_llm_bls", [case], MAX_TOKENS, stream=True)
         assert not errors and "".join(pieces[0]) == wanted, case.name
+
+
+def test_verify_asks_the_engine_by_its_names(streaming: Served) -> None:
+    found = run(Verify(streaming.folder, streaming.asked.checkpoint, url=streaming.url, max_tokens=2), tell=print)
+    for question, stages in found.stages:
+        verdicts = {stage.name: stage.verdict for stage in stages}
+        assert (verdicts["ids"], verdicts["pixels"]) == ("equal", "equal"), question
+        assert verdicts["vision rows"] in ("equal", "close"), (question, stages)
