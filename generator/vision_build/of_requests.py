@@ -21,9 +21,9 @@ class OfRequests(nn.Module):  # type: ignore[misc]
         self.register_buffer("constants", None if constants is None else constants.to(table_dtype)[None])
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        batch = pixels.shape[0]
         if pixels.dtype == torch.uint8:
             pixels = pixels.float()  # TensorRT takes no other step with uint8
+        batch = pixels.shape[0]
         rows = self.tower(pixels.reshape(-1, *pixels.shape[2:])).to(self.table_dtype)
         table: torch.Tensor = rows.reshape(batch, -1, rows.shape[-1])
         if self.constants is None:

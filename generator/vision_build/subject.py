@@ -134,6 +134,10 @@ def subject(options: BuildOptions) -> tuple[Subject, list[Finding]]:
     if options.projector and not spec.checkpoint.projector:
         what = f"the vision side of {spec.title} is part of its checkpoint"
         raise Refused(error("no-projector", what, "--projector", "leave it out"), exit_code=EXIT_USAGE)
+    for option, value in (("--max-images", options.max_images), ("--table-precision", options.table_precision)):
+        if value is not None and options.vision_backend != "tensorrt":
+            what = f"{option} is for --vision-backend tensorrt, whose engines take whole requests and give their tables"
+            raise Refused(error("usage", what, option, "leave it out"), exit_code=EXIT_USAGE)
     path = (options.working_dir / options.hf_model_dir).resolve()
     projector = (options.working_dir / options.projector).resolve() if options.projector else None
     for option, given in (("--hf-model-dir", path), ("--projector", projector)):
