@@ -83,7 +83,7 @@ def decide(
     other. `engine_path` is the engine's as the server sees it."""
     vision = facts.vision_engine
     if options.vision_backend == "python":
-        return None, list(_python(vision))
+        return None, list(_python(vision)) if options.runtime == "trtllm" else []
     findings = list(_options(options, spec, open_axes=open_axes))
     if vision is None:
         if variant.no_torch:

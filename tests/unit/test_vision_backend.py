@@ -12,7 +12,7 @@ import pytest
 
 from generator import memory
 from generator.check import check, configs
-from generator.findings import Finding, has_errors
+from generator.findings import Finding, Refused, has_errors
 from generator.generate import Outcome, decide, generate
 from generator.models import specs
 from generator.options import Options
@@ -216,6 +216,21 @@ def test_check_compares_the_step_with_the_engine(tmp_path: Path) -> None:
     assert [f.what for f in check(output) if f.level == "error"] == [
         "the engine takes images, and the step calls its input pixel_values"
     ]
+
+
+def test_the_torch_runtime_takes_no_engine_of_either_form(tmp_path: Path) -> None:
+    engine = engines.vision_of_requests(tmp_path / "vision")
+    assert not errors(visual_engine_dir=engine, vision_backend="python", runtime="torch")
+
+
+@pytest.mark.parametrize("section", [5, [1], {"max_entries": "4"}, {"rows": 576}, {"max_entries": 0, "rows": 1}])
+def test_a_damaged_section_of_the_engines_config_is_named(section: object, tmp_path: Path) -> None:
+    engine = engines.vision_of_requests(tmp_path / "vision")
+    config = json.loads((engine / "config.json").read_text())
+    config["gen_repo"]["requests"] = section
+    (engine / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Refused, match=r"config-(invalid|incomplete)"):
+        decide(options(visual_engine_dir=engine))
 
 
 def test_levels_cross_to_the_engine(tmp_path: Path) -> None:
