@@ -71,7 +71,7 @@ def repository(asked: Asked, folder: Path) -> Path:
             output=folder / "onnx",
             vision_backend=backend,
             onnx_only=True,
-            max_images=asked.max_images,
+            max_images=asked.max_images if asked.requests else None,
             max_batch_size=made.plan.limits.max_batch_size,
             pixels=asked.pixels,
         ),

@@ -7,8 +7,9 @@ the oracle's, within a tolerance, and text exactly with what the oracle's LLM ma
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tritonclient.grpc import InferenceServerClient
 from generator.oracle import LlavaOracle, Oracle, VilaOracle
 from generator.verify.command import Verify, run
 from tests import photos
-from tests.parity.client import MAX_TOKENS, Case, ask, ask_all, ask_stream, inputs
+from tests.parity.client import MAX_TOKENS, Case, ask, ask_all, ask_stream, inputs, passed_on
 from tests.server.harness import triton
 from tests.server.tensorrt_vision import Asked, Engine, batches, repository
 
@@ -107,11 +108,25 @@ def test_text_asked_singly(plain: Served) -> None:
             assert ask(client, case, MAX_TOKENS) == wanted, case.name
 
 
-def test_requests_of_one_shape_share_a_call(plain: Served) -> None:
+def test_text_asked_together(plain: Served) -> None:
     assert ask_all(plain.url, plain.cases, MAX_TOKENS, threads=12) == plain.expected
-    calls = batches(plain.folder)
-    assert max(shape[0] for shape in calls) > 1
-    assert {shape[1] for shape in calls} == set(range(1, plain.asked.max_images + 1))  # text alone has a blank image
+    images = {shape[1] for shape in batches(plain.folder)}
+    assert images == set(range(1, plain.asked.max_images + 1))  # text alone has a blank one
+
+
+def test_requests_of_one_shape_share_a_call(plain: Served) -> None:
+    with InferenceServerClient(plain.url) as client:
+        steps = [[passed_on(client.infer("preprocessing", inputs([c])), "pixel_values")] for c in plain.cases]
+        before = len(batches(plain.folder))
+        with ThreadPoolExecutor(2 * len(steps)) as pool:
+            results = list(pool.map(partial(client.infer, "vision_encoder"), [*steps, *steps]))
+    tables = [result.as_numpy("prompt_embedding_table")[0] for result in results]
+    calls = batches(plain.folder)[before:]
+    assert sum(call[0] for call in calls) == len(tables) and max(call[0] for call in calls) > 1
+    for table, rows in zip(tables, [*plain.rows, *plain.rows], strict=True):
+        if rows is not None:
+            assert table.shape == rows.shape
+            assert np.linalg.norm(table.astype(np.float32) - rows) < 0.005 * np.linalg.norm(rows.astype(np.float32))
 
 
 def test_counts_are_right_though_the_image_is_blank(plain: Served) -> None:
