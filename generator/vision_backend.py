@@ -128,6 +128,9 @@ def _options(options: Options, spec: ModelSpec, *, open_axes: bool) -> Iterator[
     if options.vision_cache:
         what = "the cache of rows is part of the Python step; the TensorRT backend computes every image"
         yield error(CODE, what, "--vision-cache", f"leave it out, or {PYTHON}")
+    if options.deploy and not options.container:
+        what = "the release's container, which the manifests name by default, has no TensorRT backend"
+        yield error(CODE, what, "--deploy", f"name an image that has both backends with --container, or {PYTHON}")
 
 
 def _of_requests(spec: ModelSpec, vision: VisionEngineFacts, built: RequestsForm, wanted: Wanted) -> Iterator[str]:

@@ -122,6 +122,7 @@ VILA = {"model": "vila", "max_images": 4}
 STORIES = (
     Story("torch", ("--runtime torch the checkpoint",), {"runtime": "torch"}),
     Story("cache", ("the cache of rows is part of the Python step",), {"vision_cache": 1 << 30}),
+    Story("deploy", ("has no TensorRT backend", "--container"), {"deploy": "kubernetes"}),
     Story("no export", ("cannot export vila1.5-40b",), {"model": "vila1.5-40b"}),
     Story(
         "several images",
