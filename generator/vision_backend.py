@@ -38,8 +38,8 @@ class TensorrtVision:
     Attributes:
         input, output: names of the engine's tensors.
         one_image: it takes images, without the axis n, which is 1 in every request.
-        engine: its path as the server sees it, to which the step's `file` leads; "" = there is none yet.
-        file: in the version folder; the server takes no path that leads elsewhere, but follows links.
+        engine: its path as the server sees it; "" = there is none yet.
+        file: in the step's version folder, where the backend opens it: a link to the engine.
     """
 
     input: str
