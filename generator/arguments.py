@@ -108,6 +108,12 @@ def generation(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--kv-cache-reuse", action="store_true", help="share KV blocks between equal prompts")
     what.add_argument("--client-cache-ids", action="store_true", help="let clients keep their KV blocks apart")
     what.add_argument(
+        "--vision-backend",
+        choices=("python", "tensorrt"),
+        default="python",
+        help="runs the vision engine: a Python step, or Triton's TensorRT backend (default: python)",
+    )
+    what.add_argument(
         "--vision-cache", type=_mebibytes, metavar="MIB", help="keep the rows of recent images, on each vision GPU"
     )
     what.add_argument(
@@ -203,9 +209,21 @@ def vision_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--projector", type=Path, metavar="F", help="the vision side, if not in the checkpoint")
     parser.add_argument("--output", required=True, type=Path, metavar="D", help="the engine's folder")
     parser.add_argument("--onnx-only", action="store_true", help="stop at the ONNX file, which needs no GPU")
-    parser.add_argument("--max-batch-size", type=positive, metavar="N", help="images (tiles, clips) of one engine call")
+    parser.add_argument(
+        "--vision-backend",
+        choices=("python", "tensorrt"),
+        default="python",
+        help="what will run the engine; for tensorrt it takes whole requests and gives their tables (default: python)",
+    )
+    parser.add_argument(
+        "--max-batch-size", type=positive, metavar="N", help="images (tiles, clips) of one call; for tensorrt, requests"
+    )
+    parser.add_argument("--max-images", type=positive, metavar="N", help="for tensorrt: images (clips) of one request")
     parser.add_argument(
         "--precision", choices=("fp16", "bf16", "fp32"), help="of weights and rows (default: the model's)"
+    )
+    parser.add_argument(
+        "--table-precision", choices=("fp16", "bf16", "fp32"), help="for tensorrt: of tables (default: the LLM's)"
     )
     parser.add_argument(
         "--pixels",

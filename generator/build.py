@@ -41,7 +41,7 @@ class BuildPlan:
         convert_script: below examples/; `convert_arguments`: "--name value" lines of it.
         engines: the LLM's trtllm-build commands.
         vision_script: below examples/; "" = the release has none for this model and gen-repo builds it.
-        vision_batch: its --max_batch_size. vision_precision: of its input.
+        vision_batch: its --max_batch_size. vision_precision: of its input. table_precision: of the LLM's table.
         options: what the last step must repeat so that the same repository is made again, quoted.
     """
 
@@ -55,6 +55,7 @@ class BuildPlan:
     vision_script: str
     vision_batch: int
     vision_precision: str
+    table_precision: str
     options: str
 
 
@@ -126,7 +127,7 @@ def build_plan(plan: Plan) -> BuildPlan:
     """The commands of one repository's build_engines.sh."""
     facts, build, limits = release.of(plan.release), plan.spec.build, plan.limits
     converted = folders.fill(build.converted_folder, plan.llm_dtype, plan.quantization, plan.tp, plan.pp)
-    upstream = facts.builds_vision(build.vision_type) and plan.pixel_form == "float"
+    upstream = facts.builds_vision(build.vision_type) and plan.pixel_form == "float" and not plan.tensorrt_vision
     images = limits.max_batch_size * limits.max_images
     own_tokenizer = PurePosixPath(plan.paths.checkpoint) / plan.spec.llm_folder
     options = [
@@ -146,6 +147,7 @@ def build_plan(plan: Plan) -> BuildPlan:
         engines=tuple(_engine(plan, facts, engine) for engine in build.engines),
         vision_script=f"{facts.guide}/{facts.vision_script}" if upstream else "",
         vision_batch=images if upstream and build.vision_counts_images else images * plan.entries_per_image,
+        table_precision=folders.SHORT[plan.llm_dtype],
         vision_precision=folders.SHORT[plan.vision_dtype],
         options=shlex.join(map(str, options)),
     )

@@ -30,6 +30,7 @@ def explain(plan: Plan, facts: Facts) -> str:
         ("hidden size", plan.hidden_size, numbers),
         ("LLM dtype", plan.llm_dtype, "LLM engine" if engine else "spec"),
         ("vision dtype", plan.vision_dtype, "vision engine" if facts.vision_engine else "spec"),
+        ("vision backend", "tensorrt" if plan.tensorrt_vision else "python", "--vision-backend"),
         ("pixels", plan.pixel_form, "--pixels or vision engine"),
         *([("decoded JPEGs", f"sides of {plan.decode_edge} or more", "--decode-scale")] * bool(plan.decode_edge)),
         ("rows per engine entry", plan.rows_per_image, "vision engine, checkpoint or spec"),

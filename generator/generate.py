@@ -47,7 +47,7 @@ def decide(options: Options) -> tuple[Plan, Facts, list[Finding]]:
 def files(decided: Plan, options: Options) -> dict[str, bytes]:
     """All files of the repository, the manifest included."""
     rendered = render.render(decided)
-    return rendered | {manifest.NAME: manifest.make(decided, options, rendered)}
+    return rendered | {manifest.NAME: manifest.make(decided, options, rendered, render.links(decided))}
 
 
 def output_of(options: Options) -> Path:
@@ -67,5 +67,5 @@ def generate(options: Options) -> Outcome:
     target = output_of(options)
     written = False
     if not has_errors(findings):
-        written = write(target, files(decided, options), force=options.force)
+        written = write(target, files(decided, options), links=render.links(decided), force=options.force)
     return Outcome(decided, facts, tuple(findings), target, written)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from generator import routes
+from generator import routes, vision_backend
 from generator.contract import Tensor, with_types
 from generator.plan import FRONT, LLM_RESPONSES, TRITON_TYPE, Plan
+from generator.vision_backend import TensorrtVision
 
 # Public tensors that the official ensemble does not have; see the README for their meaning.
 ADDED_INPUTS = (
@@ -171,10 +172,31 @@ def _vision_inputs(plan: Plan, *, ragged: bool) -> tuple[Tensor, ...]:
 
 
 def vision_encoder(plan: Plan) -> Model:
+    """The vision step; an engine that the TensorRT backend runs has tensors by its own names."""
+    if plan.tensorrt_vision:
+        return _tensorrt_vision(plan, plan.tensorrt_vision)
     rows = Tensor(plan.spec.carries, TRITON_TYPE[plan.llm_dtype], (-1, -1))
     lengths = (Tensor(routes.LENGTHS, "INT32", (1,)),) if plan.spec.carries == routes.FEATURES else ()
     inputs = _vision_inputs(plan, ragged=True)
     return Model("vision_encoder", plan.names["vision_encoder"], inputs, (rows, *lengths))
+
+
+def _tensorrt_vision(plan: Plan, vision: TensorrtVision) -> Model:
+    """What the engine takes and gives; where that is one image, without the axis that others have several on."""
+    [pixels] = (t for t in _vision_inputs(plan, ragged=False) if t.name == vision_backend.PIXELS)
+    pixels = replace(pixels, name=vision.input)
+    if vision.one_image:
+        pixels = replace(pixels, dims=(1, *plan.entry_shape), reshape=plan.entry_shape)
+    rows = Tensor(vision.output, TRITON_TYPE[plan.llm_dtype], (-1, -1))
+    return Model("vision_encoder", plan.names["vision_encoder"], (pixels,), (rows,))
+
+
+def vision_names(plan: Plan) -> dict[str, str]:
+    """What the vision step calls its tensors -> what the steps before and behind call them."""
+    if plan.tensorrt_vision:
+        return {plan.tensorrt_vision.input: vision_backend.PIXELS, plan.tensorrt_vision.output: plan.spec.carries}
+    step = vision_encoder(plan)
+    return {t.name: t.name for t in (*step.inputs, *step.outputs)}
 
 
 def postprocessing(plan: Plan) -> Model:
@@ -223,8 +245,8 @@ def llm_responses(plan: Plan) -> Model:
 
 def _fed(plan: Plan) -> set[str]:
     """The LLM's inputs that a request fills: what preprocessing and the vision step make, and the client's own."""
-    made = (*preprocessing(plan).outputs, *vision_encoder(plan).outputs)
-    return {t.name for t in made} | set(DIRECT.values())
+    made = {t.name for t in preprocessing(plan).outputs} | set(vision_names(plan).values())
+    return made | set(DIRECT.values())
 
 
 def models(plan: Plan) -> dict[str, Model]:
@@ -232,6 +254,12 @@ def models(plan: Plan) -> dict[str, Model]:
     made = (ensemble, preprocessing, vision_encoder, llm, postprocessing)
     found = {model.role: model for model in (make(plan) for make in made)}
     return found | ({FRONT: front(plan), LLM_RESPONSES: llm_responses(plan)} if plan.streaming else {})
+
+
+def handed_on(plan: Plan) -> tuple[Tensor, ...]:
+    """The outputs of preprocessing that a later step takes: an engine by itself takes no counts."""
+    unused = {t.name for t in _vision_inputs(plan, ragged=False)} - set(vision_names(plan).values())
+    return tuple(t for t in preprocessing(plan).outputs if t.name not in unused)
 
 
 def _internal(tensors: tuple[Tensor, ...]) -> tuple[Link, ...]:
@@ -257,7 +285,7 @@ def ensemble_steps(plan: Plan) -> tuple[EnsembleStep, ...]:
     pre, vision, llm_step, post = (
         parts[role] for role in ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
     )
-    made = _fed(plan) - set(DIRECT.values())
+    made, names = _fed(plan) - set(DIRECT.values()), vision_names(plan)
     llm_inputs = [Link(t.name, f"_{t.name}") for t in llm_step.inputs if t.name in made]
     llm_inputs += [Link(inner, public) for public, inner in DIRECT.items()]
     passed = [t.name for t in public_outputs(plan) if t.name in PASSED_ON]
@@ -266,8 +294,12 @@ def ensemble_steps(plan: Plan) -> tuple[EnsembleStep, ...]:
     # Triton gives a step behind a decoupled one nothing but what that one sends: there the front cuts texts.
     words = () if plan.streaming else (Link(STOP_WORDS, STOP_WORDS),)
     return (
-        EnsembleStep(pre.name, tuple(Link(t.name, t.name) for t in pre.inputs), _internal(pre.outputs)),
-        EnsembleStep(vision.name, _internal(vision.inputs), _internal(vision.outputs)),
+        EnsembleStep(pre.name, tuple(Link(t.name, t.name) for t in pre.inputs), _internal(handed_on(plan))),
+        EnsembleStep(
+            vision.name,
+            tuple(Link(t.name, f"_{names[t.name]}") for t in vision.inputs),
+            tuple(Link(t.name, f"_{names[t.name]}") for t in vision.outputs),
+        ),
         EnsembleStep(
             llm_step.name,
             tuple(llm_inputs),

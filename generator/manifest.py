@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def make(plan: Plan, options: Options, files: dict[str, bytes]) -> bytes:
-    """The manifest of `files` (relative path -> content)."""
+def make(plan: Plan, options: Options, files: dict[str, bytes], links: Mapping[str, str]) -> bytes:
+    """The manifest of `files` (relative path -> content) and of symbolic `links` (relative path -> target)."""
     numbers = {
         "limits": asdict(plan.limits),
         "vocab_size": plan.vocab_size,
@@ -54,6 +55,8 @@ def make(plan: Plan, options: Options, files: dict[str, bytes]) -> bytes:
         "facts": digest(json.dumps(numbers, sort_keys=True).encode()),
         "files": {path: digest(data) for path, data in sorted(files.items())},
     }
+    if links:
+        content["links"] = dict(links)
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -77,6 +80,7 @@ def machine(plan: Plan) -> dict[str, Any]:
         "shm_bytes": memory.shm_bytes,
         "host_bytes": memory.host_bytes,
         "python_threads": plan.front_pool if plan.streaming else None,
+        "vision_engine": plan.vision_file,
         "llm_engine": plan.paths.llm_engine if plan.runtime == "trtllm" else None,
     }
 
@@ -98,6 +102,13 @@ def edited(repository: Path, manifest: dict[str, Any]) -> dict[str, str]:
     """Files that differ from the manifest: path -> "changed", "missing" or "added"."""
     found: dict[str, str] = {}
     known: dict[str, str] = manifest.get("files", {})
+    links: dict[str, str] = manifest.get("links", {})
+    for path, target in links.items():
+        link = repository / path
+        if not link.is_symlink():
+            found[path] = "changed" if link.exists() else "missing"
+        elif str(link.readlink()) != target:
+            found[path] = "changed"
     for path, expected in known.items():
         file = repository / path
         if not file.is_file():
@@ -106,6 +117,6 @@ def edited(repository: Path, manifest: dict[str, Any]) -> dict[str, str]:
             found[path] = "changed"
     for file in sorted(p for p in repository.rglob("*") if p.is_file() or p.is_symlink()):
         path = file.relative_to(repository).as_posix()
-        if path not in known and path != NAME and "__pycache__" not in file.parts:
+        if path not in known and path not in links and path != NAME and "__pycache__" not in file.parts:
             found[path] = "added"
     return found

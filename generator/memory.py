@@ -134,7 +134,9 @@ def make(plan: Plan) -> MemoryPlan:
     pool = max(64 * MIB, _up(2 * table * limits.max_batch_size, MIB))
     driver = Term("driver", DRIVER, "estimate")
     llm = (driver, *_llm(plan, table), _context("LLM")) if on_gpu else ()
-    vision = (*_vision(plan), _pool(plan, pool), _context("vision step")) if on_gpu else ()
+    vision = (*_vision(plan), _pool(plan, pool)) if on_gpu else ()
+    if on_gpu and not _in_llm_process(plan):
+        vision += (_context("vision step"),)
     kv = _kv_token_bytes(plan)
     if plan.python_llm and on_gpu:  # the server of a C++ backend is the LLM's own process
         llm += (_context("server"),)
@@ -150,6 +152,12 @@ def make(plan: Plan) -> MemoryPlan:
         host=(*_host(plan), Term("/dev/shm", _up(_sum(shm), 64 * MIB), "see above")),
         cuda_pool=pool,
     )
+
+
+def _in_llm_process(plan: Plan) -> bool:
+    """Whether the vision engine runs in the server's process, as the LLM beside it does."""
+    beside = all(gpu < plan.launch.ranks_per_node for gpu in plan.launch.vision_gpus)
+    return plan.tensorrt_vision is not None and beside
 
 
 def _kv_token_bytes(plan: Plan) -> int:
@@ -258,6 +266,7 @@ def _shm(plan: Plan, table: int) -> tuple[Term, ...]:
     files = limits.max_images * int(getattr(limits, plan.spec.media.limits[0]))
     pixels = limits.max_images * plan.entries_per_image * plan.entry_elements * each
     tables = table if plan.runtime == "torch" else 0  # engines hand tables over on the GPU
+    instances = 0 if plan.tensorrt_vision else len(plan.launch.vision_gpus)  # which are Python steps
     terms = [
         Term(
             "preprocessing",
@@ -266,8 +275,8 @@ def _shm(plan: Plan, table: int) -> tuple[Term, ...]:
         ),
         Term(
             "vision_encoder",
-            len(plan.launch.vision_gpus) * (SHM_REGION + batch * (pixels + tables)),
-            f"{len(plan.launch.vision_gpus)} instance(s) x {batch} requests x {pixels + tables} bytes",
+            instances * (SHM_REGION + batch * (pixels + tables)),
+            f"{instances} instance(s) x {batch} requests x {pixels + tables} bytes",
         ),
         Term("postprocessing", SHM_REGION, "token ids and texts"),
     ]
@@ -281,13 +290,14 @@ def _shm(plan: Plan, table: int) -> tuple[Term, ...]:
     if plan.launch.world_size > 1:
         ranks = plan.launch.ranks_per_node
         terms.append(Term("MPI and NCCL", ranks * SHM_RANK, f"estimate: {ranks} ranks x {SHM_RANK} bytes"))
-    return tuple(terms)
+    return tuple(term for term in terms if term.bytes)
 
 
 def _host(plan: Plan) -> tuple[Term, ...]:
     ranks = plan.launch.ranks_per_node
     loaded = ranks * _weights(plan).bytes + _vision_weights(plan).bytes
     steps = len(plan.roles) - 2 + PREPROCESSING_INSTANCES - 1 + (1 if plan.python_llm else 0)
+    steps -= 1 if plan.tensorrt_vision else 0
     return (
         Term("engine files being loaded", loaded, f"{ranks} rank(s), and the vision engine"),
         Term("server processes", ranks * RANK_HOST, f"estimate: {ranks} x {RANK_HOST} bytes"),

@@ -9,6 +9,7 @@ from typing import Literal
 Runtime = Literal["trtllm", "torch"]
 LaunchMode = Literal["leader", "orchestrator"]
 PixelForm = Literal["float", "uint8"]
+VisionBackend = Literal["python", "tensorrt"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Options:
     streaming: bool = False
     kv_cache_reuse: bool = False
     client_cache_ids: bool = False
+    vision_backend: VisionBackend = "python"
     vision_cache: int | None = None
     pixels: PixelForm | None = None
     decode_scale: bool = False
@@ -75,6 +77,7 @@ class Options:
             "frame_order": self.frame_order,
             "max_tokens": self.max_tokens,
             "client_cache_ids": self.client_cache_ids,
+            "vision_backend": self.vision_backend if self.vision_backend != "python" else None,
             "vision_cache": self.vision_cache,
             "pixels": self.pixels,
             "decode_scale": self.decode_scale,
@@ -103,6 +106,7 @@ class Options:
             "--tokenizer": self.tokenizer if self.tokenizer != "hf" else None,
             "--frame-order": self.frame_order,
             "--pixels": self.pixels,
+            "--vision-backend": self.vision_backend if self.vision_backend != "python" else None,
             "--vision-cache": self.vision_cache and self.vision_cache >> 20,
             "--name": self.name,
             "--launch-mode": self.launch_mode if self.launch_mode != "leader" else None,

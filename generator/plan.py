@@ -15,6 +15,7 @@ from generator.options import PixelForm, Runtime
 from generator.routes import Route
 from generator.sizes import Sizes
 from generator.spec import Conversation, ModelSpec, PixelSpec, Tokens, Variant
+from generator.vision_backend import TensorrtVision
 
 TRITON_TYPE = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}
 ROLES = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
@@ -45,9 +46,10 @@ class Plan:
         llm_dtype, vision_dtype: torch names ("float16", ...); the table crosses in the LLM's.
         pixel_form: "float": pixels cross normalised, in vision_dtype; "uint8": as levels, channels last.
         client_cache_ids: whether clients may keep their KV blocks apart.
+        tensorrt_vision: how Triton's TensorRT backend runs the vision engine; None = a Python step does.
         vision_cache: bytes of the rows that one instance of the vision step keeps.
         decode_edge: pixels that each side of a JPEG keeps when it is decoded smaller; None = decoded whole.
-        vision_batch: images in one engine call at most, None = the engine's profile says it at load time.
+        vision_batch: entries in one engine call at most, None = the engine's profile says it at load time.
         quantization: of the LLM, as --quantization calls it or, where that has no word, as the engine does.
         launch: processes, nodes and GPUs. sizes: what the memory plan is computed from. deploy: None = no manifests.
         llm_queue: settings of the LLM's queue, outside its parameters.
@@ -64,6 +66,7 @@ class Plan:
     streaming: bool
     kv_cache_reuse: bool
     client_cache_ids: bool
+    tensorrt_vision: TensorrtVision | None
     vision_cache: int
     names: dict[str, str]
     limits: Limits
@@ -151,6 +154,12 @@ class Plan:
         """Entries of one call of the vision engine: of all images of a full batch, or what the engine takes."""
         all_entries = self.limits.max_batch_size * self.limits.max_images * self.entries_per_image
         return min(all_entries, self.vision_batch or all_entries)
+
+    @property
+    def vision_file(self) -> str | None:
+        """Where the repository has the vision engine that Triton's TensorRT backend runs, None where none does."""
+        vision = self.tensorrt_vision
+        return f"{self.names['vision_encoder']}/1/{vision.file}" if vision else None
 
     @property
     def python_llm(self) -> bool:

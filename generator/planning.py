@@ -24,6 +24,7 @@ from generator import (
     release,
     request_limits,
     routes,
+    vision_backend,
 )
 from generator.facts.gather import Facts
 from generator.findings import Finding, error, warning
@@ -174,7 +175,8 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     decided, more = request_limits.apply(options, spec, decided)
     findings += more
     entries = spec.layout.largest(layout)[0] if spec.layout.largest else 1
-    findings += crosscheck.vision_batch(spec, facts, entries * decided.max_images)
+    if options.vision_backend == "python":
+        findings += crosscheck.vision_batch(spec, facts, entries * decided.max_images)
     findings += crosscheck.check(options, spec, variant, facts, chosen, rows, route)
     quantized = quantization.name_of(llm.quantization) if llm else options.quantization or quantization.NONE
     backend, more = parameters.decide(
@@ -214,6 +216,19 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     pixels = (checkpoint and checkpoint.pixels) or variant.pixels
     decode_edge, more = _decode_edge(options, spec, pixels)
     findings += more
+    vision_dtype = vision_dtype if vision_dtype in TRITON_TYPE else spec.vision_dtype
+    engine_path = map_path(vision.file if vision else facts.places.vision_engine / "model.engine", options.path_map)
+    tensorrt_vision, more = vision_backend.decide(
+        options,
+        spec,
+        variant,
+        facts,
+        vision_backend.Wanted(entries * decided.max_images, decided, vision_dtype, llm_dtype),
+        release_name=chosen,
+        open_axes=-1 in pixels.shape,
+        engine_path=engine_path,
+    )
+    findings += more
     plan = Plan(
         spec=spec,
         variant=variant,
@@ -223,6 +238,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         streaming=options.streaming,
         kv_cache_reuse=options.kv_cache_reuse,
         client_cache_ids=options.client_cache_ids,
+        tensorrt_vision=tensorrt_vision,
         vision_cache=options.vision_cache or 0,
         names=_names(options.name),
         limits=decided,
@@ -230,7 +246,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         hidden_size=hidden_size,
         rows_per_image=rows,
         llm_dtype=llm_dtype,
-        vision_dtype=vision_dtype if vision_dtype in TRITON_TYPE else spec.vision_dtype,
+        vision_dtype=vision_dtype,
         pixel_form=options.pixels or (vision.pixels if vision else "float"),
         decode_edge=decode_edge,
         pixels=pixels,
@@ -245,13 +261,11 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
             checkpoint=map_path(facts.places.checkpoint, options.path_map),
             tokenizer=map_path(facts.places.tokenizer, options.path_map),
             projector=map_path(facts.places.projector, options.path_map) if facts.places.projector else "",
-            vision_engine=map_path(
-                vision.file if vision else facts.places.vision_engine / "model.engine", options.path_map
-            ),
+            vision_engine=engine_path,
             llm_engine=map_path(facts.places.llm_engine, options.path_map),
             font=map_path(facts.font.path, options.path_map) if facts.font else "",
         ),
-        vision_batch=vision.max_batch_size if vision else None,
+        vision_batch=vision.most_entries if vision else None,
         tp=tp,
         pp=pp,
         quantization=quantized,

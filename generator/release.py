@@ -25,7 +25,7 @@ class Release:
     Attributes:
         containers: months of the Triton containers with it, oldest first; empty = none was published.
         tensorrt: version of TensorRT in them; engines run with this version only.
-        vision_script: name of the guide's script that builds vision engines.
+        vision_script: name of the guide's script that builds vision engines. vision_output: their output's name.
         one_engine_folder: the guide keeps both engines below one folder, as `vision` and `llm`.
         models_folder: the examples lie below examples/models/core and examples/models/contrib.
         fused_mlp: the trtllm-build arguments that fuse the MLP.
@@ -36,6 +36,7 @@ class Release:
     containers: tuple[str, ...]
     tensorrt: str
     vision_script: str
+    vision_output: str
     one_engine_folder: bool
     models_folder: bool
     fused_mlp: tuple[str, ...]
@@ -92,6 +93,7 @@ def of(name: str) -> Release:
         containers=tuple(entry["containers"]),
         tensorrt=entry["tensorrt"],
         vision_script=fact("vision_script"),
+        vision_output=fact("vision_output"),
         one_engine_folder=fact("one_engine_folder"),
         models_folder=fact("models_folder"),
         fused_mlp=tuple(fact("fused_mlp")),

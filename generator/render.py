@@ -118,6 +118,8 @@ def step(plan: Plan, role: str) -> Files:
     source = f"{plan.runtime}/{role}" if role in RUNTIME_ROLES else role
     if source == "trtllm/tensorrt_llm":
         source = f"trtllm/{plan.route.step}"
+    if source == "trtllm/vision_encoder" and plan.tensorrt_vision:
+        source = "trtllm/tensorrt_vision"
     wiring = interface.llm_responses_steps if role == LLM_RESPONSES else interface.ensemble_steps
     context = {"plan": plan, "model": interface.models(plan)[role], "steps": wiring(plan)}
     files: Files = {"config.pbtxt": env.get_template(f"{source}/config.pbtxt.jinja").render(context).encode()}
@@ -155,6 +157,12 @@ def top_level(plan: Plan, template: str) -> bytes:
         "mount": deploy.MOUNT,
     }
     return environment(templates_root()).get_template(template).render(context).encode()
+
+
+def links(plan: Plan) -> dict[str, str]:
+    """Symbolic links of the repository, by relative path: where they lead, as the server sees it."""
+    vision = plan.tensorrt_vision
+    return {plan.vision_file: vision.engine} if vision and vision.engine and plan.vision_file else {}
 
 
 def render(plan: Plan) -> Files:

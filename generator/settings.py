@@ -53,6 +53,7 @@ def preprocessing(plan: Plan) -> dict[str, Any]:
             "shape": list(plan.pixel_shape),
             "dtype": plan.pixel_dtype,
             "decode_edge": plan.decode_edge,
+            "least_entries": 1 if plan.tensorrt_vision else 0,
             "module": NUMBERS.get(plan.pixel_dtype, "numpy_numbers"),
         },
         "layout": plan.layout,
@@ -101,14 +102,16 @@ def chat(plan: Plan) -> dict[str, Any]:
 def front(plan: Plan) -> dict[str, Any]:
     parts = interface.models(plan)
     texts = [t.name for t in parts["postprocessing"].outputs]
+    vision, names = parts["vision_encoder"], interface.vision_names(plan)
     return {
         "model": plan.variant.name,
         "tokenizer": _decoding_tokenizer(plan),
         "steps": {role: plan.names[role] for role in ROLES},
         "preprocessing_inputs": [t.name for t in parts["preprocessing"].inputs],
         "required_inputs": [t.name for t in interface.public_inputs(plan) if not t.optional],
-        "preprocessing_outputs": [t.name for t in parts["preprocessing"].outputs],
-        "vision_outputs": [t.name for t in parts["vision_encoder"].outputs],
+        "preprocessing_outputs": [t.name for t in interface.handed_on(plan)],
+        "vision_inputs": {t.name: names[t.name] for t in vision.inputs},
+        "vision_outputs": {t.name: names[t.name] for t in vision.outputs},
         "llm_inputs": dict(interface.DIRECT),
         "llm_responses": plan.names[LLM_RESPONSES],
         "returned": {f"_{t.name}": t.name for t in interface.returned(plan)},

@@ -15,19 +15,23 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from generator import manifest
 from generator.findings import EXIT_ENVIRONMENT, Refused, error
 
+Files = dict[str, bytes]
+Links = Mapping[str, str]
+NO_LINKS: Links = {}
 EXECUTABLE_SUFFIX = ".sh"
 PARTIAL, RETIRED = ".partial", ".old"  # a new repository that is being written, and an old one on its way out
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
-def write(target: Path, files: dict[str, bytes], *, force: bool) -> bool:
-    """Writes `files` (relative path -> content, the manifest included) as the folder `target`.
+def write(target: Path, files: Files, *, force: bool, links: Links = NO_LINKS) -> bool:
+    """Writes `files` (relative path -> content, the manifest included) and symbolic `links` (relative path -> where to)
+    as the folder `target`.
 
     Returns:
         True when something was written, False when the folder already had exactly this content.
@@ -41,11 +45,11 @@ def write(target: Path, files: dict[str, bytes], *, force: bool) -> bool:
             if alone:
                 _clear(target)
             if target.exists() or target.is_symlink():
-                if _same(target, files):
+                if _same(target, files, links):
                     return False
                 _may_replace(target, force)
             with _temporary_sibling(target) as fresh:
-                _fill(fresh, files)
+                _fill(fresh, files, links)
                 _put_in_place(fresh, target)
     except OSError as problem:
         reason = problem.strerror or str(problem)
@@ -84,11 +88,14 @@ def _clear(target: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _same(target: Path, files: dict[str, bytes]) -> bool:
+def _same(target: Path, files: Files, links: Links) -> bool:
     present = {p.relative_to(target).as_posix(): p for p in target.rglob("*") if p.is_file() or p.is_symlink()}
     present = {name: path for name, path in present.items() if "__pycache__" not in path.parts}
-    return present.keys() == files.keys() and all(
-        not path.is_symlink() and path.read_bytes() == files[name] for name, path in present.items()
+    if present.keys() != files.keys() | links.keys():
+        return False
+    return all(
+        str(path.readlink()) == links.get(name) if path.is_symlink() else path.read_bytes() == files.get(name)
+        for name, path in present.items()
     )
 
 
@@ -117,7 +124,7 @@ def _temporary_sibling(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fill(folder: Path, files: dict[str, bytes]) -> None:
+def _fill(folder: Path, files: Files, links: Links) -> None:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +134,13 @@ def _fill(folder: Path, files: dict[str, bytes]) -> None:
             os.fsync(handle.fileno())
         if path.suffix == EXECUTABLE_SUFFIX:
             path.chmod(0o755)
-    for inner in {parent for name in files for parent in (folder / name).parents if parent.is_relative_to(folder)}:
+    for name, destination in links.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(destination)
+    for inner in {
+        parent for name in (*files, *links) for parent in (folder / name).parents if parent.is_relative_to(folder)
+    }:
         _flush(inner)
 
 

@@ -20,6 +20,25 @@ def vision(folder: Path, *, model_type: str = "llava", precision: str = "float16
     return folder
 
 
+def vision_of_requests(
+    folder: Path,
+    *,
+    max_entries: int = 1,
+    rows: int = 576,
+    constant_rows: int = 0,
+    table_dtype: str = "float16",
+    max_batch_size: int = 8,
+    **more: Any,
+) -> Path:
+    """A vision engine folder as `gen-repo build-vision --vision-backend tensorrt` writes it."""
+    vision(folder, max_batch_size=max_batch_size, **more)
+    form = {"max_entries": max_entries, "rows": rows, "constant_rows": constant_rows, "table_dtype": table_dtype}
+    config = json.loads((folder / "config.json").read_text())
+    config["gen_repo"] = {"digest": "", "pixels": "float", "versions": {}, "requests": form}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def llm(
     folder: Path,
     *,

@@ -1,6 +1,7 @@
 """One encoder, on the torch side: checkpoint, ONNX file, pixels and their rows by torch in fp32; or torch's own speed.
 
-Used by run.py; `python -m benchmarks.vision_engines.export export|torch FOLDER MODEL [--pixels uint8] [--layers N]`.
+Used by run.py; `python -m benchmarks.vision_engines.export export|torch FOLDER MODEL [--pixels uint8]
+[--vision-backend tensorrt] [--layers N]`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BATCHES = (1, 4, 16)
 COMPARED = 3  # entries
 
 
-def _subject(folder: Path, model: str, pixels: str) -> tuple[BuildOptions, Subject]:
+def _subject(folder: Path, model: str, pixels: str, backend: str) -> tuple[BuildOptions, Subject]:
     spec, _ = find(model)
     checkpoint = folder / "checkpoint"
     projector = spec.checkpoint.projector
@@ -36,17 +37,19 @@ def _subject(folder: Path, model: str, pixels: str) -> tuple[BuildOptions, Subje
         output=folder,
         projector=checkpoint / projector if projector else None,
         onnx_only=True,
-        max_batch_size=4 if projector else 16,  # an entry is a clip of many frames there
+        vision_backend=backend,  # type: ignore[arg-type]
+        max_batch_size=4 if projector or backend == "tensorrt" else 16,  # of clips of many frames, or of requests
+        max_images=2 if backend == "tensorrt" and spec.max_images is None else None,
         precision="fp16" if torch.cuda.is_available() else "fp32",  # CPUs are slow at half precision
         pixels=pixels,  # type: ignore[arg-type]
     )
     return options, subject(options)[0]
 
 
-def export(folder: Path, model: str, pixels: str, layers: int | None) -> dict[str, Any]:
+def export(folder: Path, model: str, pixels: str, backend: str, layers: int | None) -> dict[str, Any]:
     """Writes checkpoint/, model.onnx, config.json, subject.json, pixels.npy and rows.npy."""
     MAKERS[model](folder / "checkpoint", layers)
-    options, wanted = _subject(folder, model, pixels)
+    options, wanted = _subject(folder, model, pixels, backend)
     started = time.monotonic()
     build(options, tell=lambda line: None)
     exported = time.monotonic() - started
@@ -79,9 +82,9 @@ def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
     return float((found.double() - truth.double()).norm() / truth.double().norm())
 
 
-def torch_itself(folder: Path, model: str, pixels: str) -> dict[str, Any]:
+def torch_itself(folder: Path, model: str, pixels: str, backend: str) -> dict[str, Any]:
     """Error and images per second of torch in fp16, with plain attention and with torch's own kernels."""
-    _, wanted = _subject(folder, model, pixels)
+    _, wanted = _subject(folder, model, pixels, backend)
     inputs, truth = (torch.from_numpy(np.load(folder / name)) for name in ("pixels.npy", "rows.npy"))
     module, _ = towers.load(wanted)
     inputs, truth = (tensor.to(next(module.parameters()).device) for tensor in (inputs, truth))
@@ -127,12 +130,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("model", choices=MAKERS)
     parser.add_argument("--pixels", choices=("float", "uint8"), default="float")
+    parser.add_argument("--vision-backend", choices=("python", "tensorrt"), default="python")
     parser.add_argument("--layers", type=int, help="fewer layers than published, for a trial")
     arguments = parser.parse_args()
-    folder, model, pixels = arguments.folder.resolve(), arguments.model, arguments.pixels
-    made = export(folder, model, pixels, arguments.layers) if arguments.what == "export" else None
-    result = made or torch_itself(folder, model, pixels)
-    (folder / f"{arguments.what}.json").write_text(json.dumps(result))
+    asked = arguments.folder.resolve(), arguments.model, arguments.pixels, arguments.vision_backend
+    made = export(*asked, arguments.layers) if arguments.what == "export" else torch_itself(*asked)
+    (asked[0] / f"{arguments.what}.json").write_text(json.dumps(made))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from generator.models import specs
 ROOT = Path(__file__).parents[2]
 LEVELS = ("llava", "video-neva")  # also built to take 8-bit levels
 FIRST = ("cogvlm", "blip2-opt", "blip2-t5", "nougat", "vila", "llava")  # the longest builds
-LEVEL_SUFFIX = "-uint8"
+REQUESTS = ("llava", "llava-next", "vila")  # also built for Triton's TensorRT backend: whole requests, their tables
+LEVEL_SUFFIX, REQUESTS_SUFFIX = "-uint8", "-requests"
 EXPORTS = 3  # at a time, besides builds
 STAGES = ("export", "build", "compare", "step", "speed", "torch")
 
@@ -36,6 +37,7 @@ def encoders(only: list[str] | None) -> list[str]:
     """Encoders of the models that gen-repo knows, those that take longest first."""
     known = [name for name in MAKERS if name in specs()]
     known += [name + LEVEL_SUFFIX for name in LEVELS if name in specs()]
+    known += [name + REQUESTS_SUFFIX for name in REQUESTS]
     wanted = [name for name in known if not only or name in only]
     return sorted(wanted, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
@@ -60,9 +62,10 @@ class Bench:
         """`what` is export, or torch for its speed."""
         if made := self.done(name, what):
             return "failed" not in made
-        model = name.removesuffix(LEVEL_SUFFIX)
+        model = name.removesuffix(LEVEL_SUFFIX).removesuffix(REQUESTS_SUFFIX)
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.vision_engines.export", what]
-        command += [str(self.work / name), model, "--pixels", "float" if name == model else "uint8"]
+        command += [str(self.work / name), model, "--pixels", "uint8" if name.endswith(LEVEL_SUFFIX) else "float"]
+        command += ["--vision-backend", "tensorrt"] if name.endswith(REQUESTS_SUFFIX) else []
         command += ["--layers", str(self.layers)] if self.layers else []
         return self._run(name, what, command, dict(os.environ))
 
@@ -161,7 +164,8 @@ def main() -> None:
                 time.sleep(1)
             with building:
                 for what in ("build", "compare", "step"):
-                    bench.tensorrt(name, what)
+                    if what != "step" or not name.endswith(REQUESTS_SUFFIX):  # which the Python step does not run
+                        bench.tensorrt(name, what)
         bench.write(names, arguments.output)
 
     building = threading.Semaphore(arguments.workers)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from generator import manifest
-from generator.check import configs, engine, graph, llm, steps
+from generator.check import configs, engine, graph, llm, plan_file, steps
 from generator.facts import jsonfile
 from generator.findings import Finding, Refused, error, warning
 
@@ -36,6 +36,7 @@ def check(repository: Path) -> list[Finding]:
         lambda: llm.check(repository, parsed, str(content.get("release"))),
         lambda: steps.check(repository, parsed),
         lambda: engine.check(repository, parsed),
+        lambda: plan_file.check(repository, parsed),
     )
     for part in parts:
         try:

@@ -11,6 +11,7 @@ from generator.doctor.software import numbers_of
 from generator.facts import engines
 from generator.findings import Finding, Refused, error
 
+BUILD = "build it with build_engines.sh, which links it there"
 MOUNT = "mount it there, or generate again with --path-map HOST=CONTAINER"
 
 
@@ -18,11 +19,16 @@ def check(needs: Needs, machine: Machine) -> list[Finding]:
     findings: list[Finding] = []
     for what, path in needs.engines.items():
         if not path.exists():
-            findings.append(error("file-missing", f"{what} is not there: {str(path)!r}", needs.repository, MOUNT))
+            remedy = BUILD if needs.repository in path.parents and not path.is_symlink() else MOUNT
+            findings.append(error("file-missing", f"{what} is not there: {_led_to(path)!r}", needs.repository, remedy))
     folder = needs.engines.get("the LLM engine")
     if folder and folder.is_dir():
         findings += _llm(needs, machine, folder)
     return findings + list(_tokenizers(needs))
+
+
+def _led_to(path: Path) -> str:
+    return str(path.readlink() if path.is_symlink() else path)
 
 
 def _llm(needs: Needs, machine: Machine, folder: Path) -> list[Finding]:

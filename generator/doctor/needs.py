@@ -96,6 +96,8 @@ def _loaded(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
 
 def _engines(repository: Path, numbers: Mapping[str, Any]) -> dict[str, Path]:
     found = {"the LLM engine": Path(str(numbers["llm_engine"]))} if numbers.get("llm_engine") else {}
+    if numbers.get("vision_engine"):
+        found["the vision engine"] = repository / str(numbers["vision_engine"])
     for path in sorted(repository.glob("*/1/settings.json")):
         settings = jsonfile.read(path, "settings.json", AGAIN)
         for key, what in (("checkpoint", "the checkpoint"), ("engine", f"the engine of {path.parts[-3]}")):

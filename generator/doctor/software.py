@@ -41,6 +41,10 @@ def _server(needs: Needs, machine: Machine) -> Iterator[Finding]:
     elif needs.numbers["backend"] == "tensorrtllm" and "tensorrtllm" not in machine.backends:
         what = f"{machine.programs['tritonserver']} has no backend tensorrtllm, only {', '.join(machine.backends)}"
         yield error("no-backend", what, "/opt/tritonserver/backends", CONTAINER)
+    elif needs.numbers.get("vision_engine") and "tensorrt" not in machine.backends:
+        what = f"{machine.programs['tritonserver']} has no backend tensorrt, only {', '.join(machine.backends)}"
+        remedy = "use a server that has both, see docs/engines.md, or generate again with --vision-backend python"
+        yield error("no-backend", what, "/opt/tritonserver/backends", remedy)
     if needs.numbers["mode"] != "single" and "mpirun" not in machine.programs:
         what = f"mpirun is not on PATH, and launch.sh starts {needs.numbers['world_size']} ranks with it"
         remedy = "install OpenMPI; under Slurm, srun --mpi=pmix ./launch.sh does without"

@@ -21,10 +21,27 @@ BUILD = "build it with build_engines.sh, or point the option at the folder that 
 
 
 @dataclass(frozen=True)
+class RequestsForm:
+    """How a vision engine takes whole requests [B, n, ...] and gives their prompt tables.
+
+    Attributes:
+        max_entries: largest n. rows: of one entry.
+        constant_rows: that the engine puts before those of the entries. table_dtype: of the table.
+    """
+
+    max_entries: int
+    rows: int
+    constant_rows: int
+    table_dtype: str
+
+
+@dataclass(frozen=True)
 class VisionEngineFacts:
     """A vision engine: `max_batch_size` and `rows`/`hidden_size` are None where its release does not write them.
 
-    `pixels` and `normalisation` (rescale_factor, mean, std) are of engines by `gen-repo build-vision` that take levels.
+    `pixels` and `normalisation` (rescale_factor, mean, std) are of engines by `gen-repo build-vision` that take levels;
+    `own` says that it built this one, `requests` how it takes whole requests, None = images. `max_batch_size` counts
+    the one or the other. `output_axes` are the output's, the batch included.
     """
 
     folder: Path
@@ -37,6 +54,15 @@ class VisionEngineFacts:
     num_frames: int | None
     pixels: PixelForm
     normalisation: Mapping[str, Any] | None
+    own: bool = False
+    requests: RequestsForm | None = None
+    output_axes: int | None = None
+
+    @property
+    def most_entries(self) -> int | None:
+        """Entries of one call: images, or those of all requests."""
+        each = self.requests.max_entries if self.requests else 1
+        return self.max_batch_size and self.max_batch_size * each
 
 
 @dataclass(frozen=True)
@@ -130,18 +156,31 @@ def _vision_facts(folder: Path, path: Path, config: dict[str, Any]) -> VisionEng
     *batch_and_rows, hidden = shape if isinstance(shape, list) and len(shape) >= 2 else (None, None)
     grid = batch_and_rows[1:] or batch_and_rows  # several axes where rows come frame by frame
     rows = math.prod(grid) if all(isinstance(side, int) and side > 0 for side in grid) else None
+    requests = _requests_form(own["requests"], path) if own.get("requests") else None
     return VisionEngineFacts(
         folder=folder,
         file=file,
         model_type=jsonfile.text(builder, "model_type", path, "the vision engine"),
         dtype=str(builder.get("precision") or builder.get("dtype") or "float16"),
         max_batch_size=jsonfile.number(builder, "max_batch_size", path, "the vision engine"),
-        rows=rows,
+        rows=requests.rows if requests else rows,
         hidden_size=hidden if isinstance(hidden, int) and hidden > 0 else None,
         num_frames=jsonfile.number(builder, "num_frames", path, "the vision engine"),
         pixels="uint8" if own.get("pixels") == "uint8" else "float",
         normalisation=own.get("normalisation"),
+        own=bool(own),
+        requests=requests,
+        output_axes=len(shape) if isinstance(shape, list) else None,
     )
+
+
+def _requests_form(section: dict[str, Any], path: Path) -> RequestsForm:
+    names = ("max_entries", "rows", "constant_rows")
+    entries, rows, constants = (jsonfile.number(section, name, path, "the vision engine") for name in names)
+    if not entries or not rows or constants is None:
+        what = f"config.json of the vision engine does not state {', '.join(names)} of the requests that it takes"
+        raise Refused(error("config-incomplete", what, path, "build it again with gen-repo build-vision"))
+    return RequestsForm(entries, rows, constants, str(section.get("table_dtype")))
 
 
 def llm_engine(folder: Path) -> LlmEngineFacts:

@@ -76,12 +76,15 @@ def true(oracle: Oracle, question: Question, max_tokens: int) -> Answer:
 def _rows(client: Any, repository: Repository, made: Any, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
     """The rows that the ids choose of the table; where the LLM attends to them, all."""
     name = repository.names["vision_encoder"]
-    wanted = [tensor.name for tensor in client.get_model_config(name).config.input]
-    result = client.infer(name, [_passed_on(made, tensor) for tensor in wanted])
-    features = _array(result, routes.FEATURES)
+    steps = client.get_model_config(repository.names["ensemble"]).config.ensemble_scheduling.step
+    [step] = [step for step in steps if step.model_name == name]  # which knows what an engine calls its tensors
+    asked = [_passed_on(made, edge.removeprefix("_"), own) for own, edge in step.input_map.items()]
+    result = client.infer(name, asked)
+    given = {edge.removeprefix("_"): own for own, edge in step.output_map.items()}
+    features = _array(result, given.get(routes.FEATURES, ""))
     if features is not None:
         return features[0].astype(np.float32)  # type: ignore[no-any-return]
-    table = _array(result, "prompt_embedding_table")
+    table = _array(result, given.get(routes.TABLE, ""))
     if table is None:
         raise ServerError(f"{name} gave neither a prompt table nor features", "check it with `gen-repo check`")
     return table[0][chosen - repository.vocab_size].astype(np.float32)  # type: ignore[no-any-return]
@@ -123,11 +126,11 @@ def _array(result: Any, name: str) -> NDArray[Any] | None:
     return array
 
 
-def _passed_on(result: Any, name: str) -> InferInput:
-    """An output as the next step's input, its type kept."""
+def _passed_on(result: Any, name: str, own: str) -> InferInput:
+    """An output as the next step's input `own`, its type kept."""
     from tritonclient.grpc import InferInput
 
     values = result.as_numpy(name)
-    made = InferInput(name, list(values.shape), result.get_output(name).datatype)
+    made = InferInput(own, list(values.shape), result.get_output(name).datatype)
     made.set_data_from_numpy(values)
     return made

@@ -69,7 +69,8 @@ def build(options: BuildOptions, tell: Tell) -> Built:
     onnx_file.export(wanted, module, onnx)
     _write_constants(wanted, constants, output)
     _free(module)
-    tell(f"building the engine for up to {wanted.max_batch_size} images with TensorRT {versions['tensorrt']}")
+    what = f"requests of {requests.max_entries} entries" if (requests := wanted.requests) else "images"
+    tell(f"building the engine for up to {wanted.max_batch_size} {what} with TensorRT {versions['tensorrt']}")
     engine.build(
         onnx,
         output / ENGINE,
@@ -86,17 +87,25 @@ def build(options: BuildOptions, tell: Tell) -> Built:
 
 def config(wanted: Subject, digest: str, versions: dict[str, str]) -> dict[str, Any]:
     """config.json: what TensorRT-LLM's readers look for, and a section of ours, which they do not see."""
+    requests = wanted.requests
     builder: dict[str, Any] = {
         "model_name": "multiModal",
         "model_type": wanted.model_type,
         "precision": wanted.dtype,
         "tensor_parallel": 1,
         "max_batch_size": wanted.max_batch_size,
-        "output_shape": [-1, wanted.rows or -1, wanted.hidden_size],
+        "output_shape": [-1, wanted.rows or -1 if requests is None else -1, wanted.hidden_size],
     }
     if wanted.num_frames:
         builder["num_frames"] = wanted.num_frames
     own: dict[str, Any] = {"digest": digest, "pixels": wanted.pixels, "versions": versions}
+    if requests:
+        own["requests"] = {
+            "max_entries": requests.max_entries,
+            "rows": wanted.rows,
+            "constant_rows": requests.constant_rows,
+            "table_dtype": requests.table_dtype,
+        }
     if wanted.normalisation:
         own["normalisation"] = wanted.normalisation
     return {"builder_config": builder, OWN_SECTION: own}
@@ -154,7 +163,7 @@ def _write_constants(wanted: Subject, constants: Any, folder: Path) -> None:
     from safetensors.torch import save_file
 
     name, rows = wanted.constants
-    if rows:
+    if rows and wanted.requests is None:  # else they are inside the engine
         save_file({row: values.clone() for row, values in zip(rows, constants, strict=True)}, str(folder / name))
         (folder / name).chmod(0o644)  # safetensors makes it private, but the server may be another user
 

@@ -18,14 +18,14 @@ from torch import nn
 from generator.findings import Refused, error
 from generator.vision_build import tower as towers
 from generator.vision_build.fold import fold
-from generator.vision_build.subject import INPUT, OUTPUT, Subject
+from generator.vision_build.subject import Subject
 
 OPSET = 17  # the newest that TensorRT 8.6 reads, and what TensorRT-LLM exports
 LARGEST_FILE = 2**31 - 2**24  # a protobuf message ends at 2 GiB; the graph itself needs some
 
 
 def export(subject: Subject, tower: nn.Module, file: Path) -> None:
-    """Writes `file`: opset 17, `input` -> `output`, batch and open axes dynamic, weights in the encoder's dtype.
+    """Writes `file`: opset 17, the subject's names, batch and open axes dynamic, weights in the encoder's dtype.
 
     Weights of 2 GiB and more lie beside it, in one file called `file`.data.
 
@@ -35,8 +35,8 @@ def export(subject: Subject, tower: nn.Module, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     pixels = towers.sample(subject, tower)
     arguments: dict[str, Any] = {
-        "input_names": [INPUT],
-        "output_names": [OUTPUT],
+        "input_names": [subject.input],
+        "output_names": [subject.output],
         "opset_version": OPSET,
         "dynamic_axes": subject.dynamic_axes,
     }

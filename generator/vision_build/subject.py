@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from generator import models, planning
+from generator import models, planning, vision_backend
 from generator.facts import checkpoint, nemo
 from generator.facts.gather import Facts, Places
 from generator.findings import EXIT_USAGE, Finding, Refused, error
-from generator.options import Options, PixelForm
+from generator.options import Options, PixelForm, VisionBackend
+from generator.plan import Plan
+from generator.routes import TABLE
+from generator.spec import ModelSpec
 
 PRECISIONS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 INPUT, OUTPUT = "input", "output"  # as TensorRT-LLM's own script names them
@@ -20,7 +23,8 @@ INPUT, OUTPUT = "input", "output"  # as TensorRT-LLM's own script names them
 class BuildOptions:
     """Options of `gen-repo build-vision`; None means that the user did not say.
 
-    `optimization_level` is TensorRT's, 0 to 5: higher builds longer for a faster engine.
+    `optimization_level` is TensorRT's, 0 to 5: higher builds longer for a faster engine. `max_images` and
+    `table_precision` are of engines for the TensorRT backend, whose `max_batch_size` counts requests.
     """
 
     model: str
@@ -28,11 +32,30 @@ class BuildOptions:
     output: Path
     projector: Path | None = None
     onnx_only: bool = False
+    vision_backend: VisionBackend = "python"
     max_batch_size: int | None = None
+    max_images: int | None = None
     precision: str | None = None
+    table_precision: str | None = None
     pixels: PixelForm = "float"
     optimization_level: int | None = None
     working_dir: Path = field(default_factory=Path.cwd)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """How an engine takes whole requests [B, n, ...] and gives their prompt tables [B, rows, hidden].
+
+    Attributes:
+        max_entries: largest n; `entries_per_image` of them are one image at most.
+        constant_rows: that stand before those of the entries in each table.
+        table_dtype: the LLM's.
+    """
+
+    max_entries: int
+    entries_per_image: int
+    constant_rows: int
+    table_dtype: str
 
 
 @dataclass(frozen=True)
@@ -48,6 +71,8 @@ class Subject:
         dtype: of weights and rows, and of pixels unless they are uint8 levels.
         normalisation: rescale_factor, mean and std inside the encoder, where it takes levels.
         constants: (file, names) of rows that all images share.
+        max_batch_size: entries of one call; requests where an engine takes those.
+        requests: how the engine takes whole requests; None = it takes entries.
     """
 
     model: str
@@ -65,18 +90,33 @@ class Subject:
     normalisation: dict[str, Any] | None
     constants: tuple[str, tuple[str, ...]]
     num_frames: int | None
+    requests: Requests | None = None
+
+    @property
+    def input(self) -> str:
+        return vision_backend.PIXELS if self.requests else INPUT
+
+    @property
+    def output(self) -> str:
+        return TABLE if self.requests else OUTPUT
 
     @property
     def profile(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Smallest, most common and largest shape of the input, as TensorRT-LLM chooses them."""
         batch, side = self.max_batch_size, self.largest
+        if self.requests:
+            sizes = ((1, 1), (max(1, batch // 2), self.requests.entries_per_image), (batch, self.requests.max_entries))
+            small, usual, large = ((*size, *self.entry_shape) for size in sizes)
+            return small, usual, large
         sizes = ((1, 1), (max(1, batch // 2), max(1, side // 4)), (batch, side))
         least, common, most = ((n, *(size if axis < 0 else axis for axis in self.entry_shape)) for n, size in sizes)
         return least, common, most
 
     @property
     def dynamic_axes(self) -> dict[str, dict[int, str]]:
-        """Axes of input and output that vary: the batch, and an entry's open axis."""
+        """Axes of input and output that vary: the batch, and entries of a request or an entry's open axis."""
+        if self.requests:
+            return {self.input: {0: "batch", 1: "entries"}, self.output: {0: "batch", 1: "rows"}}
         open_axes = {1 + axis: "rows" for axis, size in enumerate(self.entry_shape) if size < 0}
         return {INPUT: {0: "batch", **open_axes}, OUTPUT: {0: "batch", **({1: "rows"} if open_axes else {})}}
 
@@ -94,6 +134,10 @@ def subject(options: BuildOptions) -> tuple[Subject, list[Finding]]:
     if options.projector and not spec.checkpoint.projector:
         what = f"the vision side of {spec.title} is part of its checkpoint"
         raise Refused(error("no-projector", what, "--projector", "leave it out"), exit_code=EXIT_USAGE)
+    for option, value in (("--max-images", options.max_images), ("--table-precision", options.table_precision)):
+        if value is not None and options.vision_backend != "tensorrt":
+            what = f"{option} is for --vision-backend tensorrt, whose engines take whole requests and give their tables"
+            raise Refused(error("usage", what, option, "leave it out"), exit_code=EXIT_USAGE)
     path = (options.working_dir / options.hf_model_dir).resolve()
     projector = (options.working_dir / options.projector).resolve() if options.projector else None
     for option, given in (("--hf-model-dir", path), ("--projector", projector)):
@@ -105,13 +149,14 @@ def subject(options: BuildOptions) -> tuple[Subject, list[Finding]]:
         found = checkpoint.read(path, spec, variant)
     places = Places(found.path, found.path, options.output, options.output, projector)
     facts = Facts(places, found, None, None, None)
-    asked = Options(model=options.model, runtime="torch", pixels=options.pixels)
+    asked = Options(model=options.model, runtime="torch", pixels=options.pixels, max_images=options.max_images)
     decided, findings = planning.make(asked, spec, variant, facts)
     of_prompts = "max-images"  # how many images a prompt holds is no matter of the encoder
     problems = [finding for finding in findings if finding.level == "error" and finding.code != of_prompts]
     if problems:
         raise Refused(*problems)
-    entries = spec.layout.largest(decided.layout)[0] if spec.layout.largest else 1
+    entries, images = decided.entries_per_image, decided.limits.max_images
+    requests = _requests(options, spec, decided) if options.vision_backend == "tensorrt" else None
     pixels = decided.pixels
     normalisation = {"rescale_factor": pixels.rescale_factor, "mean": list(pixels.mean), "std": list(pixels.std)}
     is_open = -1 in decided.entry_shape
@@ -125,11 +170,32 @@ def subject(options: BuildOptions) -> tuple[Subject, list[Finding]]:
         largest=decided.rows_per_image if is_open else 0,
         rows=None if is_open else decided.rows_per_image,
         hidden_size=decided.hidden_size,
-        max_batch_size=options.max_batch_size or decided.limits.max_batch_size * decided.limits.max_images * entries,
+        max_batch_size=options.max_batch_size or decided.limits.max_batch_size * (1 if requests else images * entries),
         dtype=PRECISIONS[options.precision] if options.precision else spec.vision_dtype,
         pixels=options.pixels,
         normalisation=normalisation if options.pixels == "uint8" else None,
         constants=spec.constants,
         num_frames=decided.layout.get("num_frames"),
+        requests=requests,
     )
     return made, [finding for finding in findings if finding.level == "warning" and finding.code == "unknown-size"]
+
+
+def _requests(options: BuildOptions, spec: ModelSpec, decided: Plan) -> Requests:
+    """How the engine takes requests.
+
+    Raises Refused where it could not be the whole vision step, or for more images than the model takes.
+    """
+    if reason := vision_backend.unsuitable(spec, open_axes=-1 in decided.entry_shape):
+        what = f"the TensorRT backend cannot be the whole vision step of {spec.title}: {reason}"
+        raise Refused(error("vision-backend", what, "--vision-backend", "leave it out"))
+    images = decided.limits.max_images
+    if spec.max_images is not None and images > spec.max_images:
+        what = f"{spec.title} takes {spec.max_images} {spec.media.noun} per prompt, {images} asked"
+        raise Refused(error("max-images", what, "--max-images", f"use --max-images {spec.max_images}"))
+    return Requests(
+        max_entries=images * decided.entries_per_image,
+        entries_per_image=decided.entries_per_image,
+        constant_rows=spec.constant_rows,
+        table_dtype=PRECISIONS[options.table_precision] if options.table_precision else spec.dtype,
+    )

@@ -17,6 +17,7 @@ from torch import nn
 
 from generator.findings import Refused, error
 from generator.render import templates_root
+from generator.vision_build.of_requests import OfRequests
 from generator.vision_build.subject import Subject
 
 PLAIN = (bool, int, float, str)
@@ -56,6 +57,8 @@ def load(subject: Subject) -> tuple[nn.Module, torch.Tensor | None]:
         remedy = "give a complete checkpoint of this model, with the transformers release that its config.json names"
         raise Refused(error("checkpoint-unreadable", what, subject.source, remedy)) from problem
     _plain_attention(tower)
+    if subject.requests:
+        tower = OfRequests(tower, constants, getattr(torch, subject.requests.table_dtype))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return tower.to(device).eval().requires_grad_(False), constants
 
@@ -69,8 +72,9 @@ def _plain_attention(tower: nn.Module) -> None:
 
 
 def sample(subject: Subject, tower: nn.Module, entries: int = 2) -> torch.Tensor:
-    """Random pixels [entries, ...] as the encoder takes them; an open axis has a few."""
-    shape = (entries, *(min(subject.largest, 6) if side < 0 else side for side in subject.entry_shape))
+    """Random pixels [entries, ...] as the encoder takes them; an open axis has a few. Of requests, so many [n, ...]."""
+    axis = (min(2, subject.requests.max_entries),) if subject.requests else ()
+    shape = (entries, *axis, *(min(subject.largest, 6) if side < 0 else side for side in subject.entry_shape))
     device = next(tower.parameters()).device
     generator = torch.Generator().manual_seed(entries)
     if subject.pixels == "uint8":
@@ -99,6 +103,8 @@ def check(subject: Subject, tower: nn.Module) -> None:
     with torch.no_grad():
         found = tuple(tower(pixels).flatten(1, -2).shape)
     rows = subject.rows or pixels.shape[1 + subject.entry_shape.index(-1)]
+    if subject.requests:
+        rows = subject.requests.constant_rows + pixels.shape[1] * rows
     expected = (len(pixels), rows, subject.hidden_size)
     if found != expected:
         what = f"the encoder gives rows of shape {found} for {len(pixels)} entries, its config files say {expected}"

@@ -182,6 +182,7 @@ def _add(folder: Path, name: str) -> None:
     settings = json.loads(file.read_text())
     settings["steps"] |= {step: step for step in DOUBLES}
     settings["preprocessing_outputs"] = [*TO_VISION, *TO_LLM]
-    settings["vision_outputs"] = [*TABLE]
+    settings["vision_inputs"] = {name: name for name in TO_VISION}
+    settings["vision_outputs"] = {name: name for name in TABLE}
     settings["returned"] = {f"_{output}": output for output in FROM_LLM}
     file.write_text(json.dumps(settings))

@@ -112,6 +112,17 @@ def test_everything_is_built_once_and_in_order(model: str, release: str, tmp_pat
     assert "exists: " in again.stdout
 
 
+def test_the_tensorrt_backends_engine_is_built_for_its_requests(tmp_path: Path) -> None:
+    shop = workshop(tmp_path, model="llava-next", vision_backend="tensorrt", max_batch_size=3, pixels="uint8")
+    assert shop.run().returncode == 0
+    [build] = [call for call in shop.calls if call[1] == "build-vision"]
+    words = dict(zip(build[2::2], build[3::2], strict=True))
+    assert (words["--vision-backend"], words["--max-batch-size"], words["--max-images"]) == ("tensorrt", "3", "1")
+    assert (words["--precision"], words["--table-precision"], words["--pixels"]) == ("fp16", "fp16", "uint8")
+    last = shop.calls[-1]
+    assert last[last.index("--vision-backend") + 1] == "tensorrt"
+
+
 def test_a_step_that_failed_leaves_nothing_and_is_run_again(tmp_path: Path) -> None:
     shop = workshop(tmp_path, model="llava", release="0.16.0")
     assert shop.run(fails="trtllm-build").returncode == 9
@@ -165,9 +176,10 @@ def test_shellcheck_has_nothing_to_say(tmp_path: Path) -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert shellcheck, "install the dev extra"
     more = {"tp": 2, "name": "photos", "image_hosts": ("a.b",), "streaming": True, "kv_cache_reuse": True}
+    native = {"vision_backend": "tensorrt"}
     scripts = []
     for model in specs():
-        for release, options in (("0.14.0", {}), ("1.2.1", {}), ("1.2.1", more)):
+        for release, options in (("0.14.0", {}), ("1.2.1", {}), ("1.2.1", more), ("1.1.0", native)):
             made = Options(model=model, release=release, working_dir=NOWHERE, **options)  # type: ignore[arg-type]
             plan, _, _ = decide(made)
             script = tmp_path / f"{model}-{release}-{len(options)}.sh"

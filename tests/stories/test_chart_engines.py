@@ -51,7 +51,7 @@ def test_the_backend_of_the_release_runs_a_paged_engine(tmp_path: Path, capsys: 
     assert 'key: "cross_kv_cache_fraction" value: { string_value: "0.5" }' in config
     front = read(tmp_path, "tensorrt_llm_bls")
     assert {"text_output", "table_csv"} <= set(front["texts"])
-    assert front["vision_outputs"] == ["encoder_input_features", "encoder_output_lengths"]
+    assert list(front["vision_outputs"]) == ["encoder_input_features", "encoder_output_lengths"]
 
 
 @pytest.mark.parametrize(

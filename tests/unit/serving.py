@@ -106,6 +106,7 @@ def settings(*, image_token: bool = True, **changes: Any) -> Any:
             "shape": [3, 336, 336],
             "dtype": "float16",
             "decode_edge": None,
+            "least_entries": 0,
             "module": "numpy_numbers",
         },
         "layout": {"module": "fixed_rows"},

@@ -207,6 +207,24 @@ def test_constant_rows_beside_the_engine_are_looked_for(tmp_path: Path) -> None:
     ]
 
 
+def test_the_tensorrt_backend_and_its_engine_are_looked_for(tmp_path: Path) -> None:
+    output = repository(tmp_path, "--vision-backend", "tensorrt")
+    both = without(backends=("python", "tensorrt", "tensorrtllm"))
+    assert doctor(output, both) == []
+    no_torch = replace(both, python=python(torch=None, tensorrt=None))
+    assert doctor(output, no_torch) == []  # there is no vision step in Python
+    [missing] = doctor(output, CONTAINER)
+    assert missing.code == "no-backend" and "has no backend tensorrt, only python, tensorrtllm" in missing.what
+    assert "--vision-backend python" in str(missing.remedy)
+    (tmp_path / "vision/model.engine").unlink()
+    [gone] = doctor(output, both)
+    assert gone.what == f"the vision engine is not there: '{tmp_path / 'vision/model.engine'}'"
+    assert "--path-map" in str(gone.remedy)
+    (output / "vision_encoder/1/model.plan").unlink()
+    [gone] = doctor(output, both)
+    assert gone.code == "file-missing" and gone.remedy == "build it with build_engines.sh, which links it there"
+
+
 def test_it_needs_nothing_that_a_container_may_lack(tmp_path: Path) -> None:
     output = repository(tmp_path)
     code = (

@@ -251,6 +251,18 @@ def test_modes_that_do_not_go_together(
     assert not output.exists()
 
 
+def test_a_vision_engine_that_is_not_there_is_named_before_the_server_starts(tmp_path: Path) -> None:
+    story = Story("TensorRT backend", ("--vision-backend", "tensorrt"))
+    repository = make(story, tmp_path)
+    missing = start(repository, tmp_path)
+    assert missing.returncode == 1 and "build_engines.sh builds the engine and links it there" in missing.stderr
+    assert "launch.sh: vision_encoder/1/model.plan is missing or leads to nothing" in missing.stderr
+    (repository / "vision_encoder/1/model.plan").symlink_to(engines.vision(tmp_path / "vision") / "model.engine")
+    (tmp_path / "again").mkdir()
+    done = start(repository, tmp_path / "again")
+    assert done.returncode == 0 and len(calls(tmp_path / "again")) == 1, done.stderr
+
+
 def test_launch_script_without_a_server_says_where_to_find_one() -> None:
     script = Path(__file__).parents[2] / "model_repos/llava/launch.sh"
     run = subprocess.run([script], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)

@@ -57,6 +57,16 @@ def test_text_only(step: Any) -> None:
     assert not got["prompt_table_extra_ids"].any() and (got["input_ids"] < VOCAB_SIZE).all()
 
 
+def test_an_encoder_that_takes_no_fewer_than_one_image_gets_a_blank_one(tmp_path: Path) -> None:
+    step = load(tmp_path, pixels={"least_entries": 1})
+    got = run(step, text_input=texts("city"))
+    assert got["pixel_values"].shape == (1, 1, 3, 336, 336) and not got["pixel_values"].any()
+    assert (got["num_images"].item(), got["num_rows"].item()) == (0, 0)
+    assert not got["prompt_table_extra_ids"].any() and (got["input_ids"] < VOCAB_SIZE).all()
+    images = words([file(1), file(2)])
+    assert run(step, text_input=texts("city"), image_encoded_input=images)["pixel_values"].shape[1] == 2
+
+
 def test_cache_ids_of_clients_count_only_where_the_repository_was_made_for_them(tmp_path: Path) -> None:
     def ids(step: Any, **more: Any) -> list[int]:
         extra = run(step, text_input=texts("a"), image_encoded_input=words([file(1)]), **more)["prompt_table_extra_ids"]

@@ -35,6 +35,28 @@ def test_equal_content_is_left_alone(tmp_path: Path) -> None:
     assert (target / "a/config.pbtxt").stat().st_mtime_ns == before.st_mtime_ns
 
 
+def test_links_are_part_of_the_content(tmp_path: Path) -> None:
+    target, links = tmp_path / "repo", {"vision/1/model.plan": "/nowhere/model.engine"}
+    assert write(target, OLD, force=False, links=links)
+    link = target / "vision/1/model.plan"
+    assert link.is_symlink() and str(link.readlink()) == "/nowhere/model.engine"
+    assert not write(target, OLD, force=False, links=links)
+    for other in ({}, {"vision/1/model.plan": "/elsewhere"}):
+        with pytest.raises(Refused, match="--force"):
+            write(target, OLD, force=False, links=other)
+    assert write(target, OLD, force=True) and tree(target) == OLD and not link.is_symlink()
+
+
+def test_a_link_in_the_place_of_a_file_is_a_difference(tmp_path: Path) -> None:
+    target = tmp_path / "repo"
+    write(target, OLD, force=False)
+    (tmp_path / "old").write_bytes(b"old")
+    (target / "a/config.pbtxt").unlink()
+    (target / "a/config.pbtxt").symlink_to(tmp_path / "old")
+    with pytest.raises(Refused, match="--force"):
+        write(target, OLD, force=False)
+
+
 def test_differing_repository_needs_force(tmp_path: Path) -> None:
     target = tmp_path / "repo"
     write(target, OLD, force=False)

@@ -152,3 +152,37 @@ def test_engines_of_levels_make_repositories_of_levels(tmp_path: Path, capsys: p
     (folder / "config.json").write_text(json.dumps(content))
     code, findings = generate("--force")
     assert code == 1 and [f["code"] for f in findings if f["level"] == "error"] == ["engine-pixels"]
+
+
+def test_an_engine_of_requests_is_built_linked_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, repository = tmp_path / "vision", tmp_path / "repository"
+    sizes = ["--max-batch-size", "6", "--max-images", "3"]
+    assert build("phi-3-vision", folder, "--vision-backend", "tensorrt", *sizes) == 0
+    assert "up to 6 requests of 51 entries" in capsys.readouterr().err
+    assert {file.name for file in folder.iterdir()} == {"config.json", "model.engine"}  # constant rows are inside
+    engine = json.loads((folder / "model.engine").read_text())
+    assert engine["profile"] == [[b, n, 3, 336, 336] for b, n in ((1, 1), (3, 17), (6, 51))]
+    assert engine["tensors"] == {
+        "pixel_values": {"mode": "INPUT", "dtype": "HALF", "shape": [-1, -1, 3, 336, 336]},
+        "prompt_embedding_table": {"mode": "OUTPUT", "dtype": "HALF", "shape": [-1, -1, -1]},
+    }
+    facts = engines.vision_engine(folder)
+    assert facts.requests == engines.RequestsForm(51, 144, 2, "float16")
+    assert (facts.rows, facts.hidden_size, facts.max_batch_size, facts.most_entries) == (144, 64, 6, 306)
+    given = ["--model", "phi-3-vision", "--hf-model-dir", str(cached("phi-3-vision")), "--output", str(repository)]
+    given += ["--visual-engine-dir", str(folder), *sizes]
+    assert main([*given, "--vision-backend", "tensorrt"]) == 0
+    assert main(["check", str(repository)]) == 0
+    assert (repository / "vision_encoder/1/model.plan").resolve() == folder / "model.engine"
+    capsys.readouterr()
+    assert main([*given, "--force"]) == 1  # the Python step sends images
+    assert "use --vision-backend tensorrt" in capsys.readouterr().err
+
+
+def test_form_and_table_of_an_engine_are_part_of_what_it_was_built_for(tmp_path: Path) -> None:
+    for more in ([], ["--table-precision", "fp32"], ["--max-batch-size", "2"], ["--pixels", "uint8"]):
+        assert build("llava", tmp_path, "--vision-backend", "tensorrt", *more) == 0
+    assert build("llava", tmp_path) == 0
+    assert len(builders.Builder.built) == 5
+    tensors = json.loads((tmp_path / "model.engine").read_text())["tensors"]
+    assert list(tensors) == ["input", "output"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from generator.vision_build.subject import BuildOptions, subject
 from tests.checkpoints import MAKERS, cached
 
 MODELS = [name for name in specs() if name in MAKERS]
+TABLES = [name for name in MODELS if name not in ("deplot", "nougat", "fuyu")]  # which the TensorRT backend can run
+NOT_READ = {"Dropout", "If", "Loop", "SequenceEmpty", "ScatterND", "NonZero", "Mod"}
 LEVELS = ("llava", "llava-next", "video-neva", "kosmos-2")
 
 
@@ -44,6 +47,9 @@ def options(model: str, output: Path, **more: Any) -> BuildOptions:
 def arguments(made: BuildOptions) -> list[str]:
     given = ["build-vision", "--model", made.model, "--hf-model-dir", str(made.hf_model_dir), "--output"]
     given += [str(made.output), "--onnx-only", "--precision", str(made.precision), "--pixels", made.pixels]
+    if made.vision_backend != "python":
+        given += ["--vision-backend", made.vision_backend, "--table-precision", str(made.table_precision)]
+    given += ["--max-images", str(made.max_images)] if made.max_images else []
     return given + (["--projector", str(made.projector)] if made.projector else [])
 
 
@@ -53,8 +59,8 @@ def session(file: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(file), quiet, providers=["CPUExecutionProvider"])
 
 
-def run(file: Path, pixels: torch.Tensor) -> np.ndarray[Any, Any]:
-    [rows] = session(file).run(None, {"input": pixels.numpy()})
+def run(file: Path, pixels: torch.Tensor, name: str = "input") -> np.ndarray[Any, Any]:
+    [rows] = session(file).run(None, {name: pixels.numpy()})
     return rows  # type: ignore[no-any-return]
 
 
@@ -93,11 +99,69 @@ def test_the_file_is_what_tensorrt_8_6_reads(model: str, tmp_path: Path) -> None
     onnx.checker.check_model(content)
     assert [(entry.domain, entry.version) for entry in content.opset_import if not entry.domain] == [("", 17)]
     operators = {node.op_type for node in content.graph.node}
-    assert not operators & {"Dropout", "If", "Loop", "SequenceEmpty", "ScatterND", "NonZero", "Mod"}
+    assert not operators & NOT_READ
     [pixels], [rows] = content.graph.input, content.graph.output
     assert (pixels.name, rows.name) == ("input", "output")
     assert pixels.type.tensor_type.elem_type == rows.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
     assert pixels.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def of_requests(model: str, output: Path, **more: Any) -> BuildOptions:
+    images = 3 if specs()[model].max_images is None else 1
+    asked = {"vision_backend": "tensorrt", "table_precision": "fp32", "max_images": images, **more}
+    return options(model, output, **asked)
+
+
+@pytest.mark.parametrize("model", TABLES)
+def test_requests_become_the_tables_that_the_python_step_makes(model: str, tmp_path: Path) -> None:
+    """Any number of requests and images: constant rows first, then those of the entries, one after another."""
+    asked = of_requests(model, tmp_path)
+    assert main(arguments(asked)) == 0
+    wanted, _ = subject(asked)
+    plain, constants = towers.load(subject(options(model, tmp_path))[0])
+    assert wanted.requests and wanted.rows
+    shared = torch.zeros(0, wanted.hidden_size) if constants is None else constants.cpu()
+    assert (wanted.requests.constant_rows, wanted.hidden_size) == tuple(shared.shape)
+    for batch, images in itertools.product((1, 2), (1, min(2, wanted.requests.max_entries))):
+        pixels = towers.sample(wanted, plain, batch).cpu()[:, :images]
+        with torch.no_grad():
+            rows = plain.cpu()(pixels.flatten(0, 1)).flatten(1, -2)
+        truth = torch.stack([torch.cat([shared, *own]) for own in rows.split(images)])
+        assert truth.shape[1] == len(shared) + images * wanted.rows
+        tables = run(tmp_path / "model.onnx", pixels, "pixel_values")
+        assert relative_error(tables, truth) < 1e-4
+        assert np.array_equal(tables[:, : len(shared)], truth[:, : len(shared)].numpy())
+    assert not list(tmp_path.glob("*.safetensors"))  # the constant rows are inside
+
+
+@pytest.mark.parametrize("model", TABLES)
+def test_the_file_of_requests_is_what_tensorrt_8_6_reads(model: str, tmp_path: Path) -> None:
+    level = "uint8" if model in LEVELS else "float"
+    asked = of_requests(model, tmp_path, precision="fp16", table_precision="fp32", pixels=level)
+    assert main(arguments(asked)) == 0
+    content = onnx.load(str(tmp_path / "model.onnx"))
+    onnx.checker.check_model(content)
+    assert not {node.op_type for node in content.graph.node} & NOT_READ
+    [pixels], [rows] = content.graph.input, content.graph.output
+    assert (pixels.name, rows.name) == ("pixel_values", "prompt_embedding_table")
+    sizes = [dim.dim_param or dim.dim_value for dim in pixels.type.tensor_type.shape.dim]
+    assert sizes == ["batch", "entries", *subject(asked)[0].entry_shape]
+    types = (pixels.type.tensor_type.elem_type, rows.type.tensor_type.elem_type)
+    own = onnx.TensorProto.UINT8 if level == "uint8" else onnx.TensorProto.FLOAT16
+    assert types == (own, onnx.TensorProto.FLOAT)
+    readers = [node.op_type for node in content.graph.node if pixels.name in node.input]
+    assert level == "float" or readers == ["Cast"]  # TensorRT takes no other step with uint8
+
+
+def test_levels_of_requests_give_the_same_tables(tmp_path: Path) -> None:
+    asked = of_requests("llava-next", tmp_path, pixels="uint8")
+    assert main(arguments(asked)) == 0
+    wanted, _ = subject(asked)
+    module, _ = towers.load(wanted)
+    levels = towers.sample(wanted, module).cpu()
+    with torch.no_grad():
+        truth = module.cpu()(levels)
+    assert relative_error(run(tmp_path / "model.onnx", levels, "pixel_values"), truth) < 1e-4
 
 
 @pytest.mark.parametrize("model", LEVELS)
@@ -170,6 +234,11 @@ def test_refusals_name_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert "tensorrt cannot be imported" in refused(llava)
     phi3 = ["--model", "phi-3-vision", "--hf-model-dir", str(cached("phi-3-vision"))]
     assert "no-uint8-pixels" in refused([*phi3, "--pixels", "uint8", "--onnx-only"])
+    native = ["--vision-backend", "tensorrt", "--onnx-only"]
+    assert "LLaVA-1.5 takes 1 image per prompt, 2 asked" in refused([*llava, *native, "--max-images", "2"])
+    fuyu = ["--model", "fuyu", "--hf-model-dir", str(cached("fuyu"))]
+    assert "its images differ in shape" in refused([*fuyu, *native])
+    assert "--max-images is for --vision-backend tensorrt" in refused([*llava, "--onnx-only", "--max-images", "1"])
 
 
 def test_an_encoder_that_contradicts_its_config_files_is_refused(

@@ -66,6 +66,11 @@ def renamed(tensor: pb_utils.Tensor, name: str) -> pb_utils.Tensor:
     return tensor if tensor.name() == name else pb_utils.Tensor(name, tensor.as_numpy())
 
 
+def retitled(tensor: pb_utils.Tensor, name: str) -> pb_utils.Tensor:
+    """The same memory under another name, on a GPU or the host, whatever the type."""
+    return tensor if tensor.name() == name else pb_utils.Tensor.from_dlpack(name, tensor)
+
+
 def copied(tensor: pb_utils.Tensor) -> pb_utils.Tensor:
     """A host tensor for another thread: two calls must not share one, whose way into shared memory is not guarded."""
     return pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy())

@@ -23,13 +23,12 @@ import metrics
 import numpy as np
 import text_tokenizer
 import triton_python_backend_utils as pb_utils
-from bls_calls import Tensors, call, callable_at_once, copied, renamed, row_of, run_to_end
+from bls_calls import Tensors, call, callable_at_once, copied, renamed, retitled, row_of, run_to_end
 from client_ticket import Ticket, Watch
 from detokenize import Detokenizer
 from row_answer import IDS, LENGTH, Arrays, RowAnswer
 from tensors import RequestError, failed, strings
 
-VISION_INPUTS = ("pixel_values", "num_images", "num_rows")
 PER_TOKEN = ("input_ids", "prompt_table_extra_ids")  # [B, L], right padded in a batch
 REQUIRED_WITH_STOP = ("input_ids", "input_lengths", "request_output_len")
 STOP_WORDS = "stop_words"  # texts are cut there; the LLM gets their token ids, as preprocessing spells them
@@ -48,7 +47,9 @@ class TritonPythonModel:
         self.llm_inputs: dict[str, str] = settings["llm_inputs"]
         self.llm_responses: str = settings["llm_responses"]
         self.returned: dict[str, str] = settings["returned"]  # an input of this model -> the LLM's output that it is
-        self.vision_outputs: list[str] = settings["vision_outputs"]
+        # the vision step's name of a tensor -> the others'
+        self.vision_inputs: dict[str, str] = settings["vision_inputs"]
+        self.vision_outputs: dict[str, str] = settings["vision_outputs"]
         self.texts: list[str] = settings["texts"]
         tokenizer = text_tokenizer.load(here.parent, settings["tokenizer"], settings["model"])
         self.detokenizer = Detokenizer(tokenizer)
@@ -130,8 +131,11 @@ class TritonPythonModel:
             [inputs[name] for name in self.preprocessing_inputs if name in inputs],
             self.preprocessing_outputs,
         )
-        pixels = [prepared.pop(name) for name in VISION_INPUTS]
-        table = {} if ticket.given_up else call(self.steps["vision_encoder"], pixels, self.vision_outputs)
+        pixels = [retitled(prepared.pop(name), own) for own, name in self.vision_inputs.items()]
+        table = {}
+        if not ticket.given_up:
+            made = call(self.steps["vision_encoder"], pixels, list(self.vision_outputs))
+            table = {name: retitled(made[own], name) for own, name in self.vision_outputs.items()}
         sampling = {llm: renamed(inputs[name], llm) for name, llm in self.llm_inputs.items() if name in inputs}
         words = {STOP_WORDS: copied(inputs[STOP_WORDS])} if STOP_WORDS in inputs else {}
         return prepared | table | sampling | words

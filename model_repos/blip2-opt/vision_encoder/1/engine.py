@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from staging import fill
 from tensors import RequestError
 
 try:
@@ -87,8 +88,7 @@ class Engine:
             raise RequestError(
                 f"an image of shape {shape[1:]} exceeds the engine's {self._largest_image}: send a smaller one"
             )
-        for slot, image in zip(self._pixels[: math.prod(shape)].view(shape), images, strict=False):
-            slot.copy_(image, non_blocking=True)
+        fill(self._pixels[: math.prod(shape)].view(shape), images)
         self._check(self._context.set_input_shape(self._input, shape), f"input shape {shape}")
         rows_shape = tuple(self._context.get_tensor_shape(self._output))
         rows = torch.empty(rows_shape, dtype=self._output_dtype, device=self.device)

@@ -16,7 +16,8 @@ import torch
 import torch_device
 import triton_python_backend_utils as pb_utils
 from engine import Engine
-from vision_rows import Cache, ImagesByRow, VisionRows, answer_together, cache_of
+from vision_answers import Behind, begin
+from vision_rows import Cache, ImagesByRow, VisionRows, cache_of
 
 
 class TritonPythonModel:
@@ -37,15 +38,20 @@ class TritonPythonModel:
         self._tables([[torch.zeros((self.engine.most, *self.layout.smallest()))]])
         with torch.cuda.stream(self.engine.stream):
             self.cache = cache_of(settings, args, device)
+        self.engine.stream.synchronize()
+        self.behind = Behind.of(self.layout, self.engine.stream)
 
-    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """One response per request: rows [B, rows, hidden] in the LLM's dtype, under the name that the settings say."""
-        return answer_together(requests, self.layout, self._tables)
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> None:
+        """One response per request: rows [B, rows, hidden] in the LLM's dtype, under the name that the settings say.
+
+        They are sent when they are computed, maybe after this has returned.
+        """
+        self.behind.take(requests, begin(requests, self.layout, self._tables))
+
+    def finalize(self) -> None:
+        self.behind.close()
 
     def _tables(self, requests: list[ImagesByRow]) -> list[torch.Tensor]:
-        """One table per request, complete when this returns."""
-        try:
-            with torch.inference_mode(), torch.cuda.stream(self.engine.stream):
-                return self.layout.tables(requests, self.engine, self.cache)
-        finally:  # the next step reads the tables outside this stream, and the pixels go back to the server
-            self.engine.stream.synchronize()
+        """One table per request, complete once the engine's stream is done with what is queued on it."""
+        with torch.inference_mode(), torch.cuda.stream(self.engine.stream):
+            return self.layout.tables(requests, self.engine, self.cache)

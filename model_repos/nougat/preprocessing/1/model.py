@@ -141,10 +141,12 @@ class TritonPythonModel:
         return source.value, placed
 
     def _pixel_values(self, images: list[list[tuple[Any, Placed]]]) -> tuple[NDArray[Any], list[list[NDArray[Any]]]]:
-        """[B,n,...], the entries of each row's images, zeros where a row has fewer or an entry is smaller; and the
-        part of it that each image has."""
+        """[B,n,...], the entries of each row's images, zeros where a row has fewer or an entry is smaller, which no id
+        refers to; and the part of it that each image has."""
         shapes = [placed.shape[1:] for row in images for _, placed in row] or [self.layout.entry]
-        most = max(sum(placed.shape[0] for _, placed in row) for row in images)
+        most = max(
+            self.settings["pixels"]["least_entries"], *(sum(placed.shape[0] for _, placed in row) for row in images)
+        )
         values = np.zeros((len(images), most, *np.max(shapes, axis=0)), dtype=self.layout.dtype)
         parts: list[list[NDArray[Any]]] = []
         for out, row in zip(values, images, strict=True):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
-from tensors import RequestError, column, failed
+from tensors import RequestError, column
 from torch.utils import dlpack
 
 ImagesByRow = list[torch.Tensor]
@@ -81,14 +81,20 @@ class VisionRows:
             output=settings["output"],
         )
 
-    def response(self, request: pb_utils.InferenceRequest, table: torch.Tensor) -> pb_utils.InferenceResponse:
+    def lengths(self, request: pb_utils.InferenceRequest, batch: int) -> list[int] | None:
+        """How many rows of each of the `batch` rows' features are valid; None for a table, which has no such limit."""
+        if self.output == "prompt_embedding_table":
+            return None
+        lengths: list[int] = column(request, "num_rows", batch, 0)
+        return lengths
+
+    def response(self, table: torch.Tensor, lengths: list[int] | None) -> pb_utils.InferenceResponse:
         """The response to a request whose table [B, rows, hidden] is complete.
 
-        Features [B, most, hidden] come with the valid rows of each row of the request, INT32 [B, 1].
+        Features [B, most, hidden] come with `lengths`, the valid rows of each row of the request, as INT32 [B, 1].
         """
-        if self.output == "prompt_embedding_table":
+        if lengths is None:
             return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(self.output, table)])
-        lengths = column(request, "num_rows", len(table), 0)
         features = pb_utils.Tensor.from_dlpack(self.output, table[:, : max(lengths)].contiguous())
         return pb_utils.InferenceResponse(
             [features, pb_utils.Tensor("encoder_output_lengths", np.array(lengths, dtype=np.int32)[:, None])]
@@ -212,34 +218,3 @@ def cache_of(settings: dict[str, Any], args: dict[str, str], device: torch.devic
     module = importlib.import_module(settings["cache"]["module"])
     cache: Cache = module.RowCache(settings["cache"], args.get("model_name", settings["model"]), device)
     return cache
-
-
-def answer_together(
-    requests: Sequence[pb_utils.InferenceRequest],
-    layout: VisionRows,
-    encode: Callable[[list[ImagesByRow]], list[torch.Tensor]],
-) -> list[pb_utils.InferenceResponse]:
-    """One response per request, in order, out of one call of `encode` for all requests whose images `layout` accepts.
-
-    A bad request fails alone; an error of `encode` fails all that were to be encoded. The tables that `encode`
-    returns must be complete: they are read outside of any stream of this process.
-    """
-    accepted: list[ImagesByRow] = []
-    errors: list[Exception | None] = []
-    for request in requests:
-        try:
-            accepted.append(layout.images(request))
-            errors.append(None)
-        except Exception as error:
-            errors.append(error)
-    try:
-        tables = iter(encode(accepted))
-    except Exception as error:
-        return [failed(own or error) for own in errors]
-    responses = []
-    for request, own in zip(requests, errors, strict=True):
-        try:
-            responses.append(failed(own) if own else layout.response(request, next(tables)))
-        except Exception as error:  # a table that does not fit into shared memory, for one
-            responses.append(failed(error))
-    return responses

@@ -55,6 +55,7 @@ class Pixels(TypedDict):
     shape: list[int]  # of one entry: channels, height, width, or as the layout has it; of uint8 channels come last
     dtype: str  # float16, bfloat16 or float32, or uint8: the encoder normalises
     decode_edge: int | None  # JPEGs may be decoded smaller, as long as each side keeps so many pixels
+    least_entries: int  # of a request: 1 where the encoder takes no fewer, so that text comes with a blank one
     module: str  # numpy_numbers or bfloat16: arrays and tensors of that dtype
 
 
