@@ -34,6 +34,7 @@ PINNED_POOL = 256 * MIB  # Triton's default
 # each of twelve frames of a video (H.264 with 16 reference frames, MPEG-4, Motion JPEG).
 IMAGE_DECODING_BYTES, FRAME_DECODING_BYTES = 12, 4
 SHM_REGION = MIB  # what a Python step's region starts with (--shm-default-byte-size)
+CALLS_OF_ROWS = 5  # of the Python vision step on a GPU: two being computed, one being sent, two that wait for it
 SHM_RANK = 128 * MIB  # what MPI and NCCL share between the ranks of a node
 
 
@@ -242,8 +243,9 @@ def _vision(plan: Plan) -> tuple[Term, ...]:
     entries, each = plan.entries_per_call, PIXEL_BYTES[plan.pixel_dtype]
     rows = entries * entry_rows(plan)
     pixels = entries * plan.entry_elements * each
-    how = f"{entries} x {plan.entry_elements} pixel values x {each} bytes, and their rows twice"
-    terms = _vision_weights(plan), _vision_activations(plan), Term("vision buffers", pixels + 2 * rows, how)
+    times = 2 if plan.tensorrt_vision else CALLS_OF_ROWS
+    how = f"{entries} x {plan.entry_elements} pixel values x {each} bytes, and their rows {times} times"
+    terms = _vision_weights(plan), _vision_activations(plan), Term("vision buffers", pixels + times * rows, how)
     return (*terms, Term("vision cache", plan.vision_cache, "--vision-cache")) if plan.vision_cache else terms
 
 

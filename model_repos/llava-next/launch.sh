@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts Triton with this repository. Made by gen-repo for llava-v1.6-mistral-7b-hf; further flags are passed on to tritonserver.
-# Needs 1 GPU(s) of 23.0 GiB for a full batch of longest requests; the KV cache takes what there is.
+# Needs 1 GPU(s) of 23.5 GiB for a full batch of longest requests; the KV cache takes what there is.
 # Needs 640.0 MiB of /dev/shm: docker run --shm-size=671088640
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts Triton with this repository. Made by gen-repo for llava-1.5-7b-hf; further flags are passed on to tritonserver.
-# Needs 1 GPU(s) of 26.0 GiB for a full batch of longest requests; the KV cache takes what there is.
+# Needs 1 GPU(s) of 26.1 GiB for a full batch of longest requests; the KV cache takes what there is.
 # Needs 576.0 MiB of /dev/shm: docker run --shm-size=603979776
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts Triton with this repository. Made by gen-repo for Phi-3-vision-128k-instruct; further flags are passed on to tritonserver.
-# Needs 1 GPU(s) of 26.3 GiB for a full batch of longest requests; the KV cache takes what there is.
+# Needs 1 GPU(s) of 26.6 GiB for a full batch of longest requests; the KV cache takes what there is.
 # Needs 832.0 MiB of /dev/shm: docker run --shm-size=872415232
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts Triton with this repository. Made by gen-repo for nemotron-3; further flags are passed on to tritonserver.
-# Needs 1 GPU(s) of 37.7 GiB for a full batch of longest requests; the KV cache takes what there is.
+# Needs 1 GPU(s) of 38.3 GiB for a full batch of longest requests; the KV cache takes what there is.
 # Needs 2.1 GiB of /dev/shm: docker run --shm-size=2281701376
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

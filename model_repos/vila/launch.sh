@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts Triton with this repository. Made by gen-repo for vila1.5-3b; further flags are passed on to tritonserver.
-# Needs 1 GPU(s) of 15.8 GiB for a full batch of longest requests; the KV cache takes what there is.
+# Needs 1 GPU(s) of 15.9 GiB for a full batch of longest requests; the KV cache takes what there is.
 # Needs 2.1 GiB of /dev/shm: docker run --shm-size=2281701376
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

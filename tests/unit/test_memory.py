@@ -43,7 +43,7 @@ def test_llava_without_engines_by_hand() -> None:
         "CUDA context, LLM": 700 << 20,
         "vision weights": 326_000_000 * 2,
         "vision activations": 4 * 577 * (6 * 1024 + 2 * 16 * 577) * 2,
-        "vision buffers": 4 * 3 * 336 * 336 * 2 + 2 * 4 * 576 * 4096 * 2,
+        "vision buffers": 4 * 3 * 336 * 336 * 2 + 5 * 4 * 576 * 4096 * 2,
         "CUDA memory pool": 64 << 20,  # two tables for each of four requests would be 36 MiB
         "CUDA context, vision step": 700 << 20,
     }
@@ -69,7 +69,7 @@ def test_levels_are_a_byte_each() -> None:
     shm = {term.name: term.bytes for term in make(plan).shm}
     assert shm["preprocessing"] == 2 * (MIB + 4 * (32 * MIB + levels))
     assert shm["vision_encoder"] == MIB + 4 * levels
-    assert terms(plan)["vision buffers"] == 4 * levels + 2 * 4 * rows
+    assert terms(plan)["vision buffers"] == 4 * levels + 5 * 4 * rows
     torch = plan_of(max_batch_size=4, pixels="uint8", runtime="torch")
     assert {t.name: t.bytes for t in make(torch).shm}["vision_encoder"] == MIB + 4 * (levels + rows)
 
@@ -116,7 +116,7 @@ def test_engines_are_weighed(tmp_path: Path) -> None:
     found = terms(plan)
     assert found["LLM weights"] == 7 * GIB + 5
     assert found["vision weights"] == 700 * MIB
-    assert found["vision buffers"] == 2 * 3 * 336 * 336 * 2 + 2 * 2 * 576 * 5120 * 2  # two images in one call
+    assert found["vision buffers"] == 2 * 3 * 336 * 336 * 2 + 5 * 2 * 576 * 5120 * 2  # two images in one call
     assert make(plan).kv_token_bytes == 2 * (40 // 2) * (8 // 2) * 128 * 2
     assert found["LLM activations"] == 8192 * (2 * 13824 // 2 + 4 * 5120) * 2
     assert {term.name for term in make(plan).shm} >= {"MPI and NCCL"}
@@ -255,7 +255,7 @@ def test_a_gpu_too_small_is_refused_with_every_number(tmp_path: Path, capsys: py
     output = tmp_path / "r"
     assert main(["--model", "llava", "--output", str(output), "--gpu-memory", "14"]) == 1
     assert capsys.readouterr().err.endswith(
-        "error[gpu-memory]: the GPU has 14.0 GiB; the LLM takes 14.3 GiB, the vision step and the pool 1.6 GiB, the KV "
+        "error[gpu-memory]: the GPU has 14.0 GiB; the LLM takes 14.3 GiB, the vision step and the pool 1.8 GiB, the KV "
         "cache at least 1.2 GiB\n"
         "  where:  --gpu-memory\n"
         "  remedy: build the LLM for more GPUs (--tp) or with --quantization, give a smaller --max-batch-size, or a "
@@ -282,10 +282,10 @@ memory of a GPU with the LLM
 memory of a GPU with the vision step, besides
   vision weights                 652,000,000   621.8 MiB  326000000 parameters x 2 bytes
   vision activations             227,181,056   216.7 MiB  estimate: 8 images x 577 tokens x (6 x 1024 + 2 x 16 heads x 577) x 2 bytes
-  vision buffers                  80,916,480    77.2 MiB  8 x 338688 pixel values x 2 bytes, and their rows twice
+  vision buffers                 194,162,688   185.2 MiB  8 x 338688 pixel values x 2 bytes, and their rows 5 times
   CUDA memory pool                75,497,472    72.0 MiB  2 x 8 requests x 576 rows x 4096 x 2 bytes, whole MiB, at least 64
   CUDA context, vision step      734,003,200   700.0 MiB  estimate: one process
-  total                        1,769,598,208     1.6 GiB
+  total                        1,882,844,416     1.8 GiB
 /dev/shm
   preprocessing                  549,806,080   524.3 MiB  2 instances x 8 requests x (33554432 bytes of files + 677376 of pixels)
   vision_encoder                   6,467,584     6.2 MiB  1 instance(s) x 8 requests x 677376 bytes
