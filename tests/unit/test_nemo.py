@@ -109,6 +109,17 @@ def test_unreadable_archives_are_refused(tmp_path: Path) -> None:
         nemo.read(tmp_path / "c.nemo", SPEC, VARIANT)
 
 
+def test_a_deeply_nested_config_is_refused(tmp_path: Path) -> None:
+    """libyaml ends the process on one: it must not be what reads archives."""
+    content = b"data: " + b"[" * 200_000
+    with tarfile.open(tmp_path / "deep.nemo", "w") as target:
+        entry = tarfile.TarInfo(nemo.CONFIG)
+        entry.size = len(content)
+        target.addfile(entry, BytesIO(content))
+    with pytest.raises(Refused, match="RecursionError"):
+        nemo.read(tmp_path / "deep.nemo", SPEC, VARIANT)
+
+
 def test_ids_of_the_tokenizer() -> None:
     facts = nemo.tokenizer(archive(), SPEC)
     assert facts.find("<extra_id_1>") is not None and facts.find("<extra_id_99>") is None
