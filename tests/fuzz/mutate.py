@@ -102,7 +102,7 @@ def twisted(rng: random.Random, value: Any) -> Any:
 
 
 def _copied(value: Any) -> Any:
-    """A copy of a JSON value, many times as fast as copy.deepcopy's."""
+    """A copy of a JSON value, three times as fast as that of copy.deepcopy."""
     return pickle.loads(pickle.dumps(value))  # noqa: S301 -- of this process
 
 
