@@ -38,7 +38,7 @@ check: lint types unit
 truth: $(VENV)/installed
 	$(ONE_THREAD) $(BIN)/pytest -q -n 2 tests/truth tests/vision_build tests/training $(LONG)
 
-ALONE := $(patsubst %,tests/server/test_%.py,front torch_llm supervise launch bench benchmarks demo_accuracy)
+ALONE := $(patsubst %,tests/server/test_%.py,front torch_llm_streams supervise launch bench benchmarks demo_accuracy)
 AGAIN := --reruns 1 --only-rerun 'failed to connect|Connection refused|Socket closed|is not healthy'
 # Tests that measure times, or print figures, run alone; the others share the cores, one model's server at a time each. A
 # server that a busy machine ended is started again, and the test that it left without an answer runs again; a wrong

@@ -16,6 +16,13 @@ def positive(text: str) -> int:
     return value
 
 
+def port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"must be 0 to 65535 (0: any free one), not {value}")
+    return value
+
+
 def _pair(text: str) -> tuple[str, str]:
     host, sign, container = text.partition("=")
     if not sign or not host or not container:

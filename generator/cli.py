@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from generator import __version__, commands
-from generator.arguments import bench, generation, positive, verify, vision_build
+from generator.arguments import bench, generation, port, positive, verify, vision_build
 from generator.findings import Refused
 
 Command = Callable[[argparse.Namespace], int]
@@ -49,9 +49,9 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = others.add_parser("serve", help="start Triton with a repository")
     serve.add_argument("repository", type=Path)
-    serve.add_argument("--http-port", type=positive, default=8000)
-    serve.add_argument("--grpc-port", type=positive, default=8001)
-    serve.add_argument("--metrics-port", type=positive, default=8002)
+    serve.add_argument("--http-port", type=port, default=8000)
+    serve.add_argument("--grpc-port", type=port, default=8001)
+    serve.add_argument("--metrics-port", type=port, default=8002)
     restart_help = (
         "how often in a row it is started again when it or a Python step ends by itself (default: %(default)s)"
     )
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     openai.add_argument("repository", metavar="REPO-or-URL", help="a repository, or host:port of a server's gRPC")
     openai.add_argument("--url", metavar="HOST:PORT", help="a server that has REPO loaded (default: start one)")
     openai.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    openai.add_argument("--port", type=positive, default=9000, help="port to listen on (default: 9000)")
+    openai.add_argument("--port", type=port, default=9000, help="port to listen on (default: 9000)")
     openai.add_argument("--served-model-name", metavar="NAME", help="what clients call the model (default: variant)")
     openai.add_argument("--max-body", type=positive, default=64, metavar="MIB", help="largest request (default: 64)")
     openai.add_argument("--restarts", type=int, default=3, metavar="N", help=restart_help)

@@ -91,21 +91,24 @@ async def judge(stub: Any, ask: Ask) -> None:
         return compare(ask, {0: texts_of(response)[0]})
     call = stub.ModelStreamInfer(one(ask.request))
     pieces: dict[int, str] = dict.fromkeys(range(len(ask.texts)), "")
-    final = False
+    final, refused = False, ""
     try:
         async for answer in call:
             if final:
                 raise Wrong("a response came after the final one")
-            if answer.error_message:
-                return refusal(ask, answer.error_message, None)
+            refused = refused or answer.error_message
             final = answer.infer_response.parameters[FINAL].bool_param
+            if refused:
+                continue  # to the end: a client's cancel costs tritonserver memory
             add(pieces, answer.infer_response)
             if ask.kind == "slow":
                 await asyncio.sleep(LINGER_SECONDS)
             if ask.kind == "cancelled" and not final:
                 return compare(ask, pieces, prefix=True)
     finally:
-        call.cancel()
+        call.cancel()  # of one that is left, or wrong; others have ended
+    if refused:
+        return refusal(ask, refused, None)
     if not final:
         raise Wrong("the stream ended without a final response")
     return compare(ask, pieces)

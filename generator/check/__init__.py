@@ -29,11 +29,20 @@ def check(repository: Path) -> list[Finding]:
         raise Refused(error("not-ours", what, repository, "give the folder that gen-repo wrote"))
     with jsonfile.reading(repository / manifest.NAME, manifest.NAME):
         findings = _edited(repository, content)
-    parsed, more = configs.read_all(repository)
-    findings += more
+    findings += agreement(repository, str(content.get("release")))
+    return sorted(findings, key=lambda finding: finding.level)
+
+
+def agreement(repository: Path, release: str) -> list[Finding]:
+    """Findings about configs, settings, code and engine files: each for itself, and with one another.
+
+    Raises:
+        Refused: the protobuf schema is not installed.
+    """
+    parsed, findings = configs.read_all(repository)
     parts: tuple[Callable[[], list[Finding]], ...] = (
         lambda: graph.check(repository, parsed),
-        lambda: llm.check(repository, parsed, str(content.get("release"))),
+        lambda: llm.check(repository, parsed, release),
         lambda: steps.check(repository, parsed),
         lambda: engine.check(repository, parsed),
         lambda: plan_file.check(repository, parsed),
@@ -44,7 +53,7 @@ def check(repository: Path) -> list[Finding]:
                 findings += part()
         except Refused as refused:
             findings += refused.findings
-    return sorted(findings, key=lambda finding: finding.level)
+    return findings
 
 
 def _edited(repository: Path, content: dict[str, object]) -> list[Finding]:

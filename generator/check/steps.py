@@ -38,8 +38,9 @@ def check(repository: Path, configs: Mapping[str, ModelConfig]) -> list[Finding]
 
 def _imports(code: Path) -> list[Finding]:
     findings = []
-    local = {path.stem for path in code.glob("*.py")}
-    for path in sorted(code.glob("*.py")):
+    paths = sorted(code.glob("*.py"))
+    local = {path.stem for path in paths}
+    for path in paths:
         try:
             imported = _imported(path.read_text("utf-8"))
         except SyntaxError as problem:

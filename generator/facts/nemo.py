@@ -9,6 +9,7 @@ import contextlib
 import io
 import tarfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,20 @@ def _config(archive: Path) -> dict[str, Any]:
     with _member(archive, CONFIG) as stream:
         content = stream.read(jsonfile.MAX_CONFIG_BYTES)
     try:
-        config = yaml.safe_load(content)
+        config = _parsed(content)
     except yaml.YAMLError:
         raise Refused(error("config-invalid", f"{CONFIG} is no YAML", archive, AGAIN)) from None
     if not isinstance(config, dict):
         raise Refused(error("config-invalid", f"{CONFIG} holds no settings", archive, AGAIN))
     return config
+
+
+@lru_cache(maxsize=8)  # an archive's config is asked for by what reads the model and by what reads the tokenizer
+def _parsed(content: bytes) -> Any:
+    """YAML, read in Python: libyaml's loader is quicker, but ends the process on deeply nested lists."""
+    import yaml
+
+    return yaml.safe_load(content)
 
 
 @contextlib.contextmanager

@@ -57,7 +57,9 @@ def _processor(content: bytes, source: str) -> Any:
         what = "sentencepiece is not installed, and this model's text is tokenized by it"
         remedy = "pip install 'gen-repo[hf]'"
         raise Refused(error("sentencepiece-missing", what, source, remedy), exit_code=EXIT_ENVIRONMENT) from None
+    processor = SentencePieceProcessor()
     try:
-        return SentencePieceProcessor(model_proto=content)
+        processor.LoadFromSerializedProto(content)  # the constructor takes no content for none, and crashes later
+        return processor
     except (RuntimeError, ValueError):  # the latter where its pieces are no text
         raise Refused(error("tokenizer-unreadable", "no sentencepiece model", source, _REMEDY)) from None

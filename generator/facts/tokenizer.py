@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from generator.facts import jsonfile, tokenizer_json
 from generator.findings import EXIT_ENVIRONMENT, EXIT_TRUST, Finding, Refused, error, warning
 
 FILES = (
@@ -212,11 +213,17 @@ def _save_cache(path: Path, state: dict[str, Any]) -> None:
 
 def _convert(folder: Path) -> dict[str, Any]:
     version = _transformers_version()
+    own = folder / "tokenizer.json"
+    if own.is_file():
+        with jsonfile.reading(own, own.name):
+            tokenizer_json.check_merges(jsonfile.read(own, own.name, "copy the file again"), own)
     try:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    except Exception as problem:  # transformers raises whatever its files make it raise
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as problem:  # transformers raises whatever its files make it raise; a panic is no Exception
         if "trust_remote_code" in str(problem):
             what = "the tokenizer is code of the checkpoint (auto_map in its configs), which is never run"
             remedy = "give a folder with a tokenizer.json by --tokenizer-dir, or pass --tokenizer checkpoint"
@@ -241,7 +248,7 @@ def _convert(folder: Path) -> dict[str, Any]:
         "tokens": {str(token): int(i) for token, i in tokenizer.get_added_vocab().items()},
         "vocabulary": len(tokenizer),
         "transformers": version,
-        "differs": _difference(tokenizer, folder / "tokenizer.json"),
+        "differs": _difference(tokenizer, own),
         "cleans_up": _cleans_up(tokenizer, backend),
     }
 
@@ -274,30 +281,13 @@ def _difference(tokenizer: Any, own_file: Path) -> tuple[str, list[int], list[in
 
 def _from_file(folder: Path, image_mark: str) -> TokenizerFacts:
     """The checkpoint's tokenizer.json as it is, special ids from tokenizer_config.json."""
-    from generator.facts import jsonfile
-
     path = folder / "tokenizer.json"
     content = jsonfile.read(path, "tokenizer.json", "use --tokenizer hf, which also reads tokenizer.model")
     config = jsonfile.read(folder / "tokenizer_config.json", "tokenizer_config.json", "copy it beside tokenizer.json")
     with jsonfile.reading(path, "tokenizer.json or tokenizer_config.json"):
         facts = _stated(path, content, config, image_mark)
-    _check_loads(facts.content, path)
+    tokenizer_json.check(content, facts.content.decode(), path)
     return facts
-
-
-def _check_loads(content: bytes, path: Path) -> None:
-    """Raises Refused for a file that the `tokenizers` package cannot read; does nothing where that is not installed."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        return
-    try:
-        Tokenizer.from_str(content.decode())
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as problem:  # a panic of its native code is no Exception
-        what = f"the tokenizers package cannot read tokenizer.json: {str(problem)[:200]}"
-        raise Refused(error("tokenizer-unreadable", what, path, "copy the file again, or use --tokenizer hf")) from None
 
 
 def _stated(path: Path, content: dict[str, Any], config: dict[str, Any], image_mark: str) -> TokenizerFacts:

@@ -86,9 +86,8 @@ def run(
         model or known.model, known.chat, known.limits.get("default_max_tokens"), known.limits.get("max_seq_len")
     )
     triton = Triton(Nowhere(1), known.names)
-    greeting = f"{served.name} at http://{host}:{port}/v1, a page to try it at http://{host}:{port}/"
     with supervise.interruptible():
-        web = Web(app.create(triton, served, max_body=max_body), triton, host, port, greeting)
+        web = Web(app.create(triton, served, max_body=max_body), triton, host, port, served.name)
         try:
             if url is None:
                 supervise.keep(partial(server.running, folder, timeout=1800.0), web, restarts=restarts)

@@ -156,14 +156,16 @@ class Triton:
                 yield {"model_name": face.config.name, "inputs": inputs, "outputs": outputs}
 
             responses = client.stream_infer(one())
+            refused = None
             try:
-                async for result, error in responses:
-                    if error is not None:
-                        raise error
-                    if result is not None:
+                async for result, error in responses:  # to the end, also of a refusal: a cancel costs the server memory
+                    refused = refused or error
+                    if result is not None and refused is None:
                         yield _piece(result)
             finally:
-                responses.cancel()
+                responses.cancel()  # where it has not ended
+            if refused is not None:
+                raise refused
         except InferenceServerException as error:
             raise _refused(error) from error
         except AioRpcError as error:  # of a stream that breaks off tritonclient makes no exception of its own

@@ -22,11 +22,12 @@ class Web(Face):
 
     name = "gen-repo openai"
 
-    def __init__(self, application: FastAPI, triton: Triton, host: str, port: int, greeting: str) -> None:
+    def __init__(self, application: FastAPI, triton: Triton, host: str, port: int, name: str) -> None:
         """Raises ServerError when the port is taken: nobody should wait for a server in vain."""
         self._triton = triton
-        self._greeting = greeting
         self._socket = _bound(host, port)
+        where = f"http://{host}:{self._socket.getsockname()[1]}/"
+        self._greeting = f"{name} at {where}v1, a page to try it at {where}"
         config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=LEAVE_SECONDS)
         self._server = uvicorn.Server(config)
         self._leaving = self._ended = False

@@ -4,51 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoProcessor, Blip2ForConditionalGeneration
+from transformers import Blip2ForConditionalGeneration
 
-from generator.oracle.common import MARK, Image, Oracle, from_checkpoint, open_image, with_pillow
+from generator.oracle.common import MARK, Image, Oracle
+from generator.oracle.processor import ProcessorOracle
 
 
-class Blip2Oracle(Oracle):
+class Blip2Oracle(ProcessorOracle):
     """Truth of a `Blip2ForConditionalGeneration` checkpoint on the CPU; its vision side in fp16, the Q-Former in fp32.
 
     Each request has exactly one image, whose rows stand before the text and what the tokenizer puts around it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.processor = with_pillow(AutoProcessor, folder)
-        self.tokenizer = self.processor.tokenizer
-        self.blip = from_checkpoint(Blip2ForConditionalGeneration, folder)
-        self.image_id = int(self.blip.config.image_token_id)
-        self.pad_id = int(self.tokenizer.pad_token_id)
+    model_class: Any = Blip2ForConditionalGeneration
 
     def prompt(self, text: str, images: int, raw: bool = False) -> str:
         if MARK in text or images != 1:
             raise ValueError(f"BLIP-2 takes one image and no {MARK} mark; here are {images} and {text!r}")
         return text
 
-    def ids(self, text: str, images: Sequence[Image] = (), raw: bool = False) -> list[int]:
-        ids: list[int] = self._inputs(text, images, raw)["input_ids"][0].tolist()
-        return ids
-
-    def pixels(self, images: Sequence[Image]) -> NDArray[np.float16]:
-        opened = [open_image(image) for image in images]
-        pixels = self.processor.image_processor(opened, return_tensors="pt")["pixel_values"]
-        return pixels.to(torch.float16).numpy()  # type: ignore[no-any-return]
-
     def rows(self, pixels: NDArray[np.float16]) -> NDArray[np.float16]:
         with torch.inference_mode():
-            rows: NDArray[np.float16] = self.blip.get_image_features(torch.from_numpy(pixels)).pooler_output.numpy()
+            rows: NDArray[np.float16] = self.whole.get_image_features(torch.from_numpy(pixels)).pooler_output.numpy()
         return rows
-
-    def _inputs(self, text: str, images: Sequence[Image], raw: bool) -> dict[str, torch.Tensor]:
-        prompt = self.prompt(text, len(images), raw)
-        opened = [open_image(image) for image in images]
-        return dict(self.processor(text=prompt, images=opened, return_tensors="pt"))
 
 
 class Blip2OptOracle(Blip2Oracle):
@@ -56,17 +39,8 @@ class Blip2OptOracle(Blip2Oracle):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.model = self.blip.language_model
+        self.model = self.whole.language_model
         self.end_ids = [int(self.model.config.eos_token_id)]  # a newline, not the tokenizer's end of text
-
-    def generate(
-        self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False
-    ) -> tuple[list[int], str]:
-        """As transformers itself does it, from ids and pixels."""
-        inputs = self._inputs(text, images, raw)
-        inputs["pixel_values"] = inputs["pixel_values"].to(torch.float16)
-        new = self._generate(max_new_tokens, self.blip, **inputs)
-        return new, self.text(new)
 
 
 class Blip2T5Oracle(Blip2Oracle):
@@ -77,10 +51,10 @@ class Blip2T5Oracle(Blip2Oracle):
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__(folder)
-        whole = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
-        self.model = whole.language_model
+        self.model = self.model_class.from_pretrained(folder, dtype=dtype).eval().language_model
         self.start_id = int(self.model.config.decoder_start_token_id)
-        self.end_ids = [int(self.tokenizer.eos_token_id)]
+
+    generate = Oracle.generate  # from rows: transformers has no two dtypes for one model
 
     def continuation(self, ids: Sequence[int], rows: NDArray[np.float16] | None, max_new_tokens: int) -> list[int]:
         """New token ids without the start token, after the encoder's `ids`."""

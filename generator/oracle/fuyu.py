@@ -9,36 +9,30 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoProcessor, FuyuForCausalLM
+from transformers import FuyuForCausalLM
 
-from generator.oracle.common import MARK, Image, Oracle, from_checkpoint, open_image, with_pillow
+from generator.oracle.common import MARK, Image, open_image
+from generator.oracle.processor import ProcessorOracle
 
 
-class FuyuOracle(Oracle):
+class FuyuOracle(ProcessorOracle):
     """Truth of a `FuyuForCausalLM` checkpoint in `folder`, fp16 on the CPU.
 
     A request has one image or none. Its patches are its pixels, [1, 1, P, 2700], and each is one row. Between them
     stand newline tokens of the vocabulary, one after each line of patches.
     """
 
+    model_class: Any = FuyuForCausalLM
+
     def __init__(self, folder: Path) -> None:
-        self.processor = with_pillow(AutoProcessor, folder)
+        super().__init__(folder)
         _mend(self.processor.image_processor)
-        self.tokenizer = self.processor.tokenizer
-        self.model = from_checkpoint(FuyuForCausalLM, folder)
-        self.image_id = int(self.model.config.image_token_id)
-        self.end_ids = [int(self.tokenizer.eos_token_id)]
-        self.pad_id = int(self.tokenizer.pad_token_id)
 
     def prompt(self, text: str, images: int, raw: bool = False) -> str:
         """`text` itself: the processor writes what stands around it."""
         if MARK in text or self.processor.image_token in text or images > 1:
             raise ValueError(f"Fuyu takes at most one image and no mark; here are {images} and {text!r}")
         return text
-
-    def ids(self, text: str, images: Sequence[Image] = (), raw: bool = False) -> list[int]:
-        ids: list[int] = self._inputs(text, images, raw)["input_ids"][0].tolist()
-        return ids
 
     def pixels(self, images: Sequence[Image]) -> NDArray[np.float16]:
         """Patches of the one image, [1, 1, P, 2700]; within a patch, channels vary fastest, then columns."""
@@ -51,16 +45,6 @@ class FuyuOracle(Oracle):
             features = self.model.model.get_image_features(torch.from_numpy(pixels[0, 0]))
         rows: NDArray[np.float16] = features.last_hidden_state[None].numpy()
         return rows
-
-    def generate(
-        self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False
-    ) -> tuple[list[int], str]:
-        """As transformers itself does it, from ids and patches."""
-        inputs = self._inputs(text, images, raw)
-        if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(torch.float16)
-        new = self._generate(max_new_tokens, **inputs)
-        return new, self.text(new)
 
     def _inputs(self, text: str, images: Sequence[Image], raw: bool) -> dict[str, torch.Tensor]:
         prompt = self.prompt(text, len(images), raw)

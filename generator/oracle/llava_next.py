@@ -1,44 +1,27 @@
-"""LLaVA-NeXT by transformers alone: its processor, its chat template, its model."""
+"""LLaVA-NeXT by transformers alone: LLaVA with tiles, of which the model packs some rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoProcessor, LlavaNextForConditionalGeneration
+from transformers import LlavaNextForConditionalGeneration
 
-from generator.oracle.common import Image, Oracle, checked_marks, from_checkpoint, open_image, with_pillow
+from generator.oracle.common import Image, open_image
+from generator.oracle.llava import LlavaOracle
 
 
-class LlavaNextOracle(Oracle):
+class LlavaNextOracle(LlavaOracle):
     """Truth of a `LlavaNextForConditionalGeneration` checkpoint in `folder`, fp16 on the CPU.
 
     An image is T tiles (3 to 5, the whole picture first), so `pixels` and `rows` have tiles where other models
     have images. The image positions of `ids` take `packed`: rows chosen and mixed with the newline row.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.processor = with_pillow(AutoProcessor, folder)
-        self.tokenizer = self.processor.tokenizer
-        self.model = from_checkpoint(LlavaNextForConditionalGeneration, folder)
-        self.image_id = int(self.model.config.image_token_id)
-        self.end_ids = [int(self.tokenizer.eos_token_id)]
-        self.pad_id = int(self.tokenizer.pad_token_id)
-
-    def prompt(self, text: str, images: int, raw: bool = False) -> str:
-        marked = checked_marks(text, images)
-        if raw:
-            return text
-        placed = [] if marked else [{"type": "image"}] * images
-        message = {"role": "user", "content": [*placed, {"type": "text", "text": text}]}
-        return str(self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False))
-
-    def ids(self, text: str, images: Sequence[Image] = (), raw: bool = False) -> list[int]:
-        ids: list[int] = self._inputs(text, images, raw)["input_ids"][0].tolist()
-        return ids
+    model_class: Any = LlavaNextForConditionalGeneration
 
     def pixels(self, images: Sequence[Image]) -> NDArray[np.float16]:
         """Tiles of all images, one image after another, [sum of T, 3, S, S]."""
@@ -80,20 +63,5 @@ class LlavaNextOracle(Oracle):
         packed = self.packed(images)
         return packed.reshape(-1, packed.shape[-1])
 
-    def generate(
-        self, text: str, images: Sequence[Image] = (), max_new_tokens: int = 32, raw: bool = False
-    ) -> tuple[list[int], str]:
-        """As transformers itself does it, from ids, pixels and image sizes."""
-        inputs = self._inputs(text, images, raw)
-        if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(torch.float16)
-        new = self._generate(max_new_tokens, **inputs)
-        return new, self.text(new)
-
     def _image_inputs(self, image: Image) -> dict[str, torch.Tensor]:
         return dict(self.processor.image_processor([open_image(image)], return_tensors="pt"))
-
-    def _inputs(self, text: str, images: Sequence[Image], raw: bool) -> dict[str, torch.Tensor]:
-        opened = [open_image(image) for image in images] or None
-        prompt = self.prompt(text, len(images), raw)
-        return dict(self.processor(text=prompt, images=opened, return_tensors="pt"))

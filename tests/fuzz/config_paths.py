@@ -7,12 +7,15 @@ import random
 import struct
 import tarfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from generator.check import check
+import torch
+
+from generator import manifest
+from generator.check import agreement, check, configs
 from generator.facts import nemo
 from generator.facts.tokenizer import read as read_tokenizer
 from generator.findings import Refused, has_errors
@@ -28,6 +31,7 @@ from tests.unit import serving
 MODELS = {"llava": "llava", "llava-next": "llava-next", "blip2-opt": "blip2-opt", "kosmos-2": "kosmos-2"}
 MODELS |= {"fuyu": "fuyu", "phi-3-vision": "phi-3-vision-4", "deplot": "deplot", "nougat": "nougat"}
 RENDERED = 0.01  # the share of inputs whose files are made as well, which takes a hundred times as long
+WHOLE = 20
 CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 
@@ -161,9 +165,14 @@ def safetensors(rng: random.Random) -> str:
 
 @cache
 def archive() -> list[tuple[str, bytes]]:
+    """Of a tiny NeVA, with the few weights that show every kind of entry: damage then seldom meets mere numbers."""
     with tarfile.open(cached("neva") / "neva.nemo") as source:
         members = [(entry.name, source.extractfile(entry)) for entry in source if entry.isfile()]
-        return [(name, stream.read()) for name, stream in members if stream is not None]
+        bodies = {name: stream.read() for name, stream in members if stream is not None}
+    [weights] = [name for name in bodies if name.endswith(nemo.WEIGHTS[0])]
+    made = BytesIO()
+    torch.save({nemo.EMBEDDING: torch.zeros(64, 2), "bias": torch.zeros(2), "_extra_state": BytesIO(b"\0")}, made)
+    return list((bodies | {weights: made.getvalue()}).items())
 
 
 def packed(members: list[tuple[str, bytes]]) -> bytes:
@@ -199,22 +208,30 @@ def nemo_archive(rng: random.Random) -> str:
 
 
 @cache
-def repository() -> tuple[Path, list[Path]]:
+def repository() -> tuple[Path, dict[Path, bytes], str]:
+    """The folder, its files that are read, and the release. Of configs, those parsed last are known by their text."""
     folder = scratch() / "repository"
     made = generate(Options(model="llava", streaming=True, output=folder, working_dir=scratch()))
-    return folder, sorted(path for path in made.output.rglob("*") if path.suffix in (".json", ".pbtxt", ".py"))
+    configs.parse = lru_cache(maxsize=64)(configs.parse)
+    paths = sorted(path for path in made.output.rglob("*") if path.suffix in (".json", ".pbtxt", ".py"))
+    release = json.loads((folder / manifest.NAME).read_text())["release"]
+    return folder, {path: path.read_bytes() for path in paths}, release
 
 
 def checked(rng: random.Random) -> str:
-    """A file of a generated repository, edited by somebody, and what `gen-repo check` says."""
-    folder, paths = repository()
-    configs = [path for path in paths if path.suffix != ".py"]
-    path = rng.choice(configs if rng.random() < 0.8 else paths)
-    sound = path.read_bytes()
+    """A file of a generated repository, edited by somebody, and what `gen-repo check` says.
+
+    One in WHOLE goes through the whole command, as does every manifest.json; of the others the manifest is not compared.
+    """
+    folder, files_of, release = repository()
+    some = [path for path in files_of if path.suffix != ".py"]
+    path = rng.choice(some if rng.random() < 0.8 else list(files_of))
+    sound = files_of[path]
     path.write_bytes(content(rng, json.loads(sound)) if path.suffix == ".json" else spoiled(rng, [sound]))
+    whole = path.name == manifest.NAME or rng.randrange(WHOLE) == 0
 
     def act() -> None:
-        findings = check(folder)
+        findings = check(folder) if whole else agreement(folder, release)
         assert all(finding.what and finding.remedy for finding in findings)
         if has_errors(findings):
             raise Refused(*findings)

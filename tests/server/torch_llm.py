@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import random
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import transformers
 import tritonclient.grpc as grpcclient
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from tests.server.harness import triton
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = "0.16.0"
@@ -99,6 +103,16 @@ def write_checkpoint(folder: Path) -> None:
         for weight in model.parameters():
             weight.copy_(0.3 * torch.randn(weight.shape, generator=generator) + (weight.ndim == 1))
     model.half().save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def served(checkpoint: Path, repository: Path) -> Iterator[Any]:
+    """A client, with its `address`, of a server that has the step over `checkpoint` with either policy."""
+    write_model(repository, UNARY, checkpoint, decoupled=False)
+    write_model(repository, DECOUPLED, checkpoint, decoupled=True)
+    with triton(repository) as server, grpcclient.InferenceServerClient(server.grpc) as connection:
+        connection.address = server.grpc
+        yield connection
 
 
 PROMPTS = [random.Random(seed).choices(range(3, VOCAB), k=5 + seed) for seed in range(20)]

@@ -51,7 +51,7 @@ def test_in_one_dtype_it_is_what_transformers_does_of_a_request() -> None:
         inputs = halves.processor(text=text, images=open_image(picture), return_tensors="pt")
         inputs["pixel_values"] = inputs["pixel_values"].half()
         with torch.inference_mode():
-            [whole] = halves.blip.generate(**inputs, do_sample=False, max_new_tokens=12).tolist()
+            [whole] = halves.whole.generate(**inputs, do_sample=False, max_new_tokens=12).tolist()
         new, _ = halves.generate(text, [picture], 12)
         assert whole == [halves.start_id, *new]
 

@@ -106,3 +106,20 @@ def test_asking_nobody_is_an_environment_error(tmp_path: Path) -> None:
 def test_serving_a_folder_that_is_not_there(tmp_path: Path) -> None:
     done = run("serve", str(tmp_path / "nothing"), cwd=tmp_path)
     assert done.returncode in (1, 3) and "nothing" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve --http-port", "serve --grpc-port", "serve --metrics-port", "openai --port"])
+@pytest.mark.parametrize("value", ["-1", "65536", "9999999", "http"])
+def test_ports_that_are_none_are_usage_errors(command: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, option = command.split()
+    with pytest.raises(SystemExit) as ended:
+        main([name, "repository", f"{option}={value}"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"argument {option}: " in said and value in said and ("0 to 65535" in said or value == "http")
+
+
+@pytest.mark.parametrize("value", ["0", "65535"])
+def test_ports_are_taken_as_they_are(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(tmp_path / "none"), f"--http-port={value}"]) == 3
+    assert "none" in capsys.readouterr().err

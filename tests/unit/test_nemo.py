@@ -109,6 +109,25 @@ def test_unreadable_archives_are_refused(tmp_path: Path) -> None:
         nemo.read(tmp_path / "c.nemo", SPEC, VARIANT)
 
 
+@pytest.mark.parametrize("content", [b"", b"\0", b"no model"])
+def test_a_tokenizer_that_is_no_model_is_refused(content: bytes, tmp_path: Path) -> None:
+    """An empty one ends the process when it is asked for its tokens."""
+    (tmp_path / SPEC.tokenizer.file).write_bytes(content)
+    with pytest.raises(Refused, match="no sentencepiece model"):
+        nemo.tokenizer(tmp_path, SPEC)
+
+
+def test_a_deeply_nested_config_is_refused(tmp_path: Path) -> None:
+    """libyaml ends the process on one: it must not be what reads archives."""
+    content = b"data: " + b"[" * 200_000
+    with tarfile.open(tmp_path / "deep.nemo", "w") as target:
+        entry = tarfile.TarInfo(nemo.CONFIG)
+        entry.size = len(content)
+        target.addfile(entry, BytesIO(content))
+    with pytest.raises(Refused, match="RecursionError"):
+        nemo.read(tmp_path / "deep.nemo", SPEC, VARIANT)
+
+
 def test_ids_of_the_tokenizer() -> None:
     facts = nemo.tokenizer(archive(), SPEC)
     assert facts.find("<extra_id_1>") is not None and facts.find("<extra_id_99>") is None

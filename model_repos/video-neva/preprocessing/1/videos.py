@@ -119,10 +119,14 @@ class VideoReader:
         if count == 0:
             raise RequestError("the file holds no video frames: check or convert it")
         wanted = self.chosen(count)
+        from av.video.reformatter import VideoReformatter
+
+        # A frame's own to_ndarray makes one for each frame, and each starts threads.
+        converter: Any = VideoReformatter()
         kept: dict[int, NDArray[np.uint8]] = {}
         for number, frame in enumerate(self._decoded(file)):
             if number in wanted:
-                kept[number] = frame.to_ndarray(format="rgb24")
+                kept[number] = converter.reformat(frame, format="rgb24").to_ndarray()
         return [kept[number] for number in wanted]
 
     def _decoded(self, file: bytes) -> Iterator[Any]:
