@@ -30,7 +30,7 @@ def table() -> str:
 
 def _row(folder: Path, goal: dict[str, Any], machine: dict[str, Any]) -> str:
     sign = "≤" if goal["most"] else "≥"
-    where = f"{machine['processor']}, {machine['cores']} cores, {machine['date']}"
+    where = f"{machine.get('gpu', machine['processor'])}, {machine['cores']} cores, {machine['date']}"
     name = f"[{folder.name}](../benchmarks/{folder.name}/README.md)"
     unit = f" {goal['unit']}".rstrip()
     wanted, measured = f"{sign} {goal['wanted']:g}{unit}", f"{goal['measured']:.3g}{unit}"

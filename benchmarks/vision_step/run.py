@@ -71,6 +71,7 @@ def main() -> None:
     for model in arguments.models:
         bench = Bench(model, arguments.work.resolve() / model, arguments.seconds)
         result[model] = bench.run(VARIANTS[: arguments.variants], arguments.layers)
+        facts["gpu"] = next(iter(result[model]["raw"].values()))["device"]
         print(table(model, result[model]), flush=True)
     goals = [
         common.Goal(f"{model}: of the encoder's own speed at batch {BATCH}", 0.9, _best(result[model]))
@@ -103,6 +104,8 @@ class Bench:
                 runs = [asdict(self._measure(ready.grpc, variant, clients)) for clients in CLIENTS]
                 measured.append({**asdict(variant), "name": variant.name, "table_on_gpu": on_gpu, "runs": runs})
                 print(f"{self.model} {variant.name}: {[run['per_second'] for run in runs]}", flush=True)
+        for found in raw.values():
+            del found["values"]
         return {"raw": raw, "variants": measured}
 
     def _pixels(self, plan: Plan, form: PixelForm) -> Path:
