@@ -220,8 +220,9 @@ def test_launch_script_ends_a_server_whose_step_has_ended(repository: Path, tmp_
     shutil.copy(ROOT / "model_repos/llava/launch.sh", repository)
     (tmp_path / "scratch").mkdir()
     [http, grpc] = server.free_ports([0, 0], "127.0.0.1")
+    regions = f"launched_{os.getpid()}_"
     command, environment = server.command(
-        repository, http_port=http, grpc_port=grpc, metrics_port=0, scratch=tmp_path / "scratch", shm_prefix="launched_"
+        repository, http_port=http, grpc_port=grpc, metrics_port=0, scratch=tmp_path / "scratch", shm_prefix=regions
     )
     program = tmp_path / "programs" / "tritonserver"
     program.parent.mkdir()
@@ -245,5 +246,7 @@ def test_launch_script_ends_a_server_whose_step_has_ended(repository: Path, tmp_
             started.wait(20)
         finally:
             started.kill()
+            for region in server.SHM.glob(f"{regions}*"):  # in a container they end with it
+                region.unlink()
     text = (tmp_path / "log").read_text()
     assert f"launch.sh: a Python step ended (process {killed.pid}), so the server ends" in text
