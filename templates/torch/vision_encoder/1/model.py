@@ -48,7 +48,10 @@ class TritonPythonModel:
             if self.on_gpu and -1 not in self.layout.image_shape:
                 self.encode = self._recorded()
             self.cache = cache_of(settings, args, self.device)
-        self.behind = Behind.of(self.layout, self.stream) if self.stream else None
+        self.behind: Behind | None = None
+        if self.stream:
+            self.stream.synchronize()
+            self.behind = Behind.of(self.layout, self.stream)
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse] | None:
         """One response per request: rows [B, rows, hidden] in the LLM's dtype, under the name that the settings say.
