@@ -11,6 +11,14 @@ from generator.findings import EXIT_ENVIRONMENT, Finding, Refused, error
 ModelConfig = Any
 
 
+def there(path: Path, *, file: bool = False) -> bool:
+    """Whether a path that somebody may have edited leads to something, or to a file; what can be no path does not."""
+    try:
+        return path.is_file() if file else path.exists()
+    except OSError:  # a name that is too long
+        return False
+
+
 def schema() -> Any:
     """The module with Triton's ModelConfig message.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from generator.check.configs import ModelConfig
+from generator.check.configs import ModelConfig, there
 from generator.facts import engines
 from generator.findings import Finding, Refused, error, warning
 from generator.vision_backend import PIXELS
@@ -22,12 +22,12 @@ def check(repository: Path, configs: Mapping[str, ModelConfig]) -> list[Finding]
 
 def _step(step: Path, config: ModelConfig) -> Iterator[Finding]:
     file = step / "1" / config.default_model_filename
-    if file.is_symlink() and not file.exists():
-        what = f"not servable here: it leads to {str(file.readlink())!r}, which does not exist on this machine"
-        yield warning("not-servable-yet", what, file, "build or mount it, or check inside the container")
-        return
-    if not file.exists():
-        yield warning("not-servable-yet", "not servable yet: the vision engine is missing", file, BUILD)
+    if not there(file):
+        try:
+            what = f"not servable here: it leads to {str(file.readlink())!r}, which does not exist on this machine"
+            yield warning("not-servable-yet", what, file, "build or mount it, or check inside the container")
+        except OSError:  # no link
+            yield warning("not-servable-yet", "not servable yet: the vision engine is missing", file, BUILD)
         return
     folder = file.resolve().parent
     if not (folder / "config.json").is_file():  # a copy of the engine alone

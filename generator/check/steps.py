@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from generator.check.configs import ModelConfig
+from generator.check.configs import ModelConfig, there
 from generator.facts import jsonfile
 from generator.findings import Finding, Refused, error, warning
 
@@ -87,15 +87,15 @@ def _settings(code: Path) -> list[Finding]:
         return list(refused.findings)
     findings: list[Finding] = []
     tokenizer = values.get("tokenizer")
-    if isinstance(tokenizer, dict) and not (code / str(tokenizer.get("file"))).is_file():
+    if isinstance(tokenizer, dict) and not there(code / str(tokenizer.get("file")), file=True):
         what = f"not servable yet: the step's {tokenizer.get('file')} is missing"
         findings.append(warning("not-servable-yet", what, code, "generate again with --hf-model-dir"))
     media = values.get("media")
-    if isinstance(media, dict) and "font" in media and not (code / str(media["font"])).is_file():
+    if isinstance(media, dict) and "font" in media and not there(code / str(media["font"]), file=True):
         what = f"not servable yet: the font of questions, {media['font']}, is missing"
         findings.append(warning("not-servable-yet", what, code, "generate again with --header-font"))
     for key in ("checkpoint", "engine"):
-        if key in values and not Path(str(values[key])).exists():
+        if key in values and not there(Path(str(values[key]))):
             what = f"not servable here: {values[key]!r} does not exist on this machine"
             findings.append(warning("not-servable-yet", what, path, "build or mount it, or check inside the container"))
     limits = values.get("limits")

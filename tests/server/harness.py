@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tritonclient.grpc import InferenceServerClient
+
 from generator.server import Server, running
+
+SETTLED = 1.0  # seconds
 
 
 class Kept(contextlib.ExitStack):
@@ -62,3 +67,14 @@ def triton(repository: Path, *, timeout: float = 180.0, arguments: Sequence[str]
     with Kept(repository, timeout, arguments) as kept:
         kept.server()
         yield kept
+
+
+def executions(client: InferenceServerClient, model: str) -> int:
+    """How often the server has called the model, once it has stopped counting: it counts after it has answered."""
+    seen, since = -1, time.monotonic()
+    while time.monotonic() - since < SETTLED:
+        count = int(client.get_inference_statistics(model).model_stats[0].execution_count)
+        if count != seen:
+            seen, since = count, time.monotonic()
+        time.sleep(SETTLED / 10)
+    return seen

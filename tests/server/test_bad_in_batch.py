@@ -21,7 +21,7 @@ from generator.oracle import LlavaOracle
 from tests import photos
 from tests.parity.client import MAX_TOKENS, strings, tensor, tokens
 from tests.parity.conftest import SUBJECTS, repository
-from tests.server.harness import triton
+from tests.server.harness import executions, triton
 
 SUBJECT = SUBJECTS["llava"]
 ERROR_ID = r"\[error [0-9a-f]{8}\]"
@@ -53,10 +53,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceServer
     folder = waiting(tmp_path_factory.mktemp("batch") / "llava")
     with triton(folder) as server, InferenceServerClient(server.grpc) as connection:
         yield connection
-
-
-def executions(client: InferenceServerClient, step: str) -> int:
-    return int(client.get_inference_statistics(step).model_stats[0].execution_count)
 
 
 def together(client: InferenceServerClient, step: str, requests: list[list[InferInput]]) -> list[Any]:

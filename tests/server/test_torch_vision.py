@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from generator.oracle import LlavaOracle, VilaOracle
 from tests import checkpoints
-from tests.server.harness import triton
+from tests.server.harness import executions, triton
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {"llava": "hf_llava", "vila": "vila_layout"}
@@ -147,23 +147,19 @@ def test_a_bad_request_does_not_harm_its_neighbours(client: Any, truths: dict[st
         inputs(none, [0], [0]),
         inputs(pixels[None, :, :, :-2], [1], [per_image]),
     ]
-    before = _executions(client)
+    before = executions(client, "llava")
     answers: list[queue.Queue[Any]] = []
     for request in requests:
         answers.append(queue.Queue())
         client.async_infer("llava", request, lambda result, error, own=answers[-1]: own.put(error or result))
     good, wrong_rows, text, wrong_size = (own.get(timeout=30) for own in answers)
-    assert _executions(client) == before + 1
+    assert executions(client, "llava") == before + 1
     np.testing.assert_array_equal(good.as_numpy("prompt_embedding_table")[0], in_one_call(truth, pixels))
     assert not text.as_numpy("prompt_embedding_table").any()
     with pytest.raises(InferenceServerException, match=f"num_rows is {per_image + 1}, but 1 image.* {per_image} rows"):
         raise wrong_rows
     with pytest.raises(InferenceServerException, match="pixel_values has images of shape"):
         raise wrong_size
-
-
-def _executions(client: Any) -> int:
-    return int(client.get_inference_statistics("llava").model_stats[0].execution_count)
 
 
 def test_bfloat16_tables_cross_by_dlpack(client: Any, truths: dict[str, Any]) -> None:

@@ -98,6 +98,16 @@ def test_missing_file_is_found(repository: Path, gone: str) -> None:
     assert any(f.level == "error" for f in findings)
 
 
+@pytest.mark.parametrize(("key", "entry"), [("tokenizer", "file"), ("media", "font"), ("checkpoint", None)])
+def test_a_path_that_can_be_none_is_not_there(repository: Path, key: str, entry: str | None) -> None:
+    """Longer than any file's name, which the system answers with an error of its own."""
+    file = repository / "preprocessing/1/settings.json"
+    settings = json.loads(file.read_text())
+    settings[key] = {entry: "x" * 300} if entry else "x" * 300
+    file.write_text(json.dumps(settings))
+    assert any(f.code == "not-servable-yet" and "x" * 300 in f.what for f in check(repository))
+
+
 def test_added_file_is_reported(repository: Path) -> None:
     (repository / "notes.txt").write_text("mine")
     assert any("notes.txt was added" in f.what for f in check(repository))
