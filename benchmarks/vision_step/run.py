@@ -4,8 +4,7 @@
 
 Encoders have their published size and random weights, and run in torch (--runtime torch). A small model in front of the
 step hands it pixels as preprocessing does, one behind it takes the table, on the GPU, as the language model does. Needs
-torch, transformers and tritonserver (or nvidia-pytriton with numpy 1), and no network. --layers N makes it a trial that
-a laptop can run.
+torch, transformers and tritonserver (or nvidia-pytriton with numpy 1), and no network. --layers N makes it a trial.
 """
 
 from __future__ import annotations

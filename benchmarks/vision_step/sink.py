@@ -9,7 +9,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 from torch.utils import dlpack
 
-VALUES = 64  # spread over the table
+VALUES = 64  # spread over the table; repository.py declares as many, which the server's Python cannot import
 
 
 class TritonPythonModel:

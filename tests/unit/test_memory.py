@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from generator import gpu_fit, sizes
 from generator.cli import main
 from generator.generate import decide
-from generator.memory import DECODING_THREADS, GIB, MIB, MemoryPlan, Term, make
+from generator.memory import CALLS_OF_ROWS, DECODING_THREADS, GIB, MIB, MemoryPlan, Term, make
 from generator.models import specs
 from generator.options import Options
 from generator.plan import Plan
+from generator.render import templates_root
 from tests import engines
 
 NOWHERE = Path("/nonexistent")
@@ -31,6 +33,13 @@ def plan_of(**changes: Any) -> Plan:
 
 def terms(plan: Plan) -> dict[str, int]:
     return {term.name: term.bytes for term in (*make(plan).llm, *make(plan).vision)}
+
+
+def test_tables_on_their_way_are_as_many_as_the_vision_step_lets_be() -> None:
+    """Two calls that the GPU computes, one whose tables are sent, and those that the step's queue holds."""
+    source = (templates_root() / "shared" / "vision_answers.py").read_text()
+    [waiting] = re.findall(r"^CALLS = (\d+)", source, re.MULTILINE)
+    assert 3 + int(waiting) == CALLS_OF_ROWS
 
 
 def test_llava_without_engines_by_hand() -> None:
