@@ -19,7 +19,7 @@ from generator.options import Options, PixelForm
 from generator.plan import Plan
 
 FEEDER, SINK = "feeder", "sink"
-FEEDERS, SINKS = 4, 2  # instances of each
+FEEDERS, SINKS = 8, 4  # instances of each
 VALUES = 64  # of each table that the sink tells, spread over it
 TYPES = {"float": np.float16, "uint8": np.uint8}
 

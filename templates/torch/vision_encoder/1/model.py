@@ -58,10 +58,10 @@ class TritonPythonModel:
 
         On a GPU they are sent when they are computed, maybe after this has returned None.
         """
-        outcomes = begin(requests, self.layout, self._tables)
+        outcomes, images = begin(requests, self.layout, self._tables)
         if self.behind is None:
             return [respond(outcome, self.layout) for outcome in outcomes]
-        self.behind.take(requests, outcomes)
+        self.behind.take(requests, outcomes, images)
         return None
 
     def finalize(self) -> None:
