@@ -8,15 +8,22 @@ import torch
 
 
 def prepare(settings: dict[str, Any], args: dict[str, str]) -> torch.device:
-    """The device of this model instance; also sets torch's CPU threads when settings name a number.
+    """The device of this model instance; also sets how many CPU threads torch uses for one operation.
 
     settings["device"] is a torch device, or "auto": the GPU that Triton gave to the instance, else the first
-    GPU, else the CPU. settings["threads"] (optional) bounds the CPU threads of one forward call.
+    GPU, else the CPU. settings["threads"] (optional) bounds the threads on a CPU. Beside a GPU it is one: what is left
+    to do there is copying, and a team of threads of which one has lost its core spins for 30 ms and more.
     """
-    if settings.get("threads"):
-        torch.set_num_threads(settings["threads"])
-    if settings["device"] != "auto":
-        return torch.device(settings["device"])
+    device = _device(settings["device"], args)
+    threads = 1 if device.type == "cuda" else settings.get("threads")
+    if threads:
+        torch.set_num_threads(threads)
+    return device
+
+
+def _device(name: str, args: dict[str, str]) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
     if not torch.cuda.is_available():
         return torch.device("cpu")
     on_gpu = args.get("model_instance_kind") == "GPU"

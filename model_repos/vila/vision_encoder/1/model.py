@@ -46,7 +46,7 @@ class TritonPythonModel:
 
         They are sent when they are computed, maybe after this has returned.
         """
-        self.behind.take(requests, begin(requests, self.layout, self._tables))
+        self.behind.take(requests, *begin(requests, self.layout, self._tables))
 
     def finalize(self) -> None:
         self.behind.close()
