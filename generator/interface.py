@@ -1,7 +1,7 @@
 """Tensors between the steps and the wiring of the ensemble: one table, from which configs and maps are made.
 
 Names of the steps' own tensors are the LLM contract's where they end there. In the ensemble a step's output is called
-`_<name>`, so that it cannot collide with a public tensor of the same name.
+`_<name>`, so that it cannot collide with a public tensor of the same name, unless it is one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ADDED_INPUTS = (
     Tensor("video_encoded_input", "STRING", (-1,), optional=True),
     Tensor("apply_chat_template", "BOOL", (1,), optional=True),
 )
+INPUT_TOKENS = Tensor("input_tokens", "INT32", (1,))  # of the prompt, image tokens included
 CACHE_SALT = Tensor("cache_salt", "STRING", (1,), optional=True)  # with --client-cache-ids
 
 # Public name -> LLM input, for values that need no preparation.
@@ -129,13 +130,13 @@ def public_outputs(plan: Plan) -> tuple[Tensor, ...]:
     known = plan.contract.outputs
     outputs = with_types(plan.contract.public_outputs, llm_types(plan))
     passed = (t for t in outputs if t.name in PASSED_ON and t.name in known)
-    return (*_texts(plan), *passed)
+    return (*_texts(plan), INPUT_TOKENS, *passed)
 
 
 def _texts(plan: Plan) -> tuple[Tensor, ...]:
     """What postprocessing makes, per beam: the answer's text, what else the model's texts hold, and its length.
 
-    `output_tokens` is ours: a client that accounts for tokens cannot count them in the text.
+    `output_tokens` is ours, as `input_tokens` is: a client that accounts for tokens cannot count them in the text.
     """
     texts = (Tensor(name, "STRING", (-1,)) for name in ("text_output", *plan.spec.post.outputs))
     return (*texts, Tensor("output_tokens", "INT32", (-1,)))
@@ -211,7 +212,9 @@ def postprocessing(plan: Plan) -> Model:
 
 
 def ensemble(plan: Plan) -> Model:
-    return Model("ensemble", plan.names["ensemble"], public_inputs(plan), public_outputs(plan))
+    """What comes from before a decoupled step cannot leave the ensemble beside what that one sends."""
+    outputs = tuple(t for t in public_outputs(plan) if not (plan.streaming and t == INPUT_TOKENS))
+    return Model("ensemble", plan.names["ensemble"], public_inputs(plan), outputs)
 
 
 def front(plan: Plan) -> Model:
@@ -262,8 +265,9 @@ def handed_on(plan: Plan) -> tuple[Tensor, ...]:
     return tuple(t for t in preprocessing(plan).outputs if t.name not in unused)
 
 
-def _internal(tensors: tuple[Tensor, ...]) -> tuple[Link, ...]:
-    return tuple(Link(t.name, f"_{t.name}") for t in tensors)
+def _internal(tensors: tuple[Tensor, ...], public: dict[str, str] | None = None) -> tuple[Link, ...]:
+    """Between steps; `public` are those that leave the ensemble as well, by the names that they leave it under."""
+    return tuple(Link(t.name, (public or {}).get(t.name, f"_{t.name}")) for t in tensors)
 
 
 def llm_responses_steps(plan: Plan) -> tuple[EnsembleStep, ...]:
@@ -286,7 +290,8 @@ def ensemble_steps(plan: Plan) -> tuple[EnsembleStep, ...]:
         parts[role] for role in ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
     )
     made, names = _fed(plan) - set(DIRECT.values()), vision_names(plan)
-    llm_inputs = [Link(t.name, f"_{t.name}") for t in llm_step.inputs if t.name in made]
+    counted = {} if plan.streaming else {"input_lengths": INPUT_TOKENS.name}
+    llm_inputs = [*_internal(tuple(t for t in llm_step.inputs if t.name in made), counted)]
     llm_inputs += [Link(inner, public) for public, inner in DIRECT.items()]
     passed = [t.name for t in public_outputs(plan) if t.name in PASSED_ON]
 
@@ -294,7 +299,7 @@ def ensemble_steps(plan: Plan) -> tuple[EnsembleStep, ...]:
     # Triton gives a step behind a decoupled one nothing but what that one sends: there the front cuts texts.
     words = () if plan.streaming else (Link(STOP_WORDS, STOP_WORDS),)
     return (
-        EnsembleStep(pre.name, tuple(Link(t.name, t.name) for t in pre.inputs), _internal(handed_on(plan))),
+        EnsembleStep(pre.name, tuple(Link(t.name, t.name) for t in pre.inputs), _internal(handed_on(plan), counted)),
         EnsembleStep(
             vision.name,
             tuple(Link(t.name, f"_{names[t.name]}") for t in vision.inputs),

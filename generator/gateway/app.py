@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -119,8 +118,8 @@ class Gate:
         asked = completion.Request.read(await self._body(request), self._model.name, self._model.chat)
         if asked.stream:
             return await self._streamed(request, asked)
-        answers, tokens = await unless_gone(request, asyncio.gather(self._whole(asked), self._prompt_tokens(asked)))
-        usage = completion.usage(tokens, sum(count for _, count, _ in answers))
+        answers, prompt_tokens = await unless_gone(request, self._whole(asked))
+        usage = completion.usage(prompt_tokens, sum(count for _, count, _ in answers))
         told = [(text, self._finish(asked, count, stopped)) for text, count, stopped in answers]
         return JSONResponse(Answer(self._model.name).whole(told, usage))
 
@@ -142,41 +141,36 @@ class Gate:
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"the body is not JSON: {error}") from error
 
-    async def _whole(self, asked: completion.Request) -> list[tuple[str, int, bool]]:
-        """Of each choice the text, its number of tokens, and whether a stop word ended it."""
-        answers = [("", 0, False)] * asked.choices
+    async def _whole(self, asked: completion.Request) -> tuple[list[tuple[str, int, bool]], int]:
+        """Of each choice the text, its number of tokens, and whether a stop word ended it; and the prompt's tokens."""
+        answers, prompt_tokens = [("", 0, False)] * asked.choices, 0
         async with contextlib.aclosing(deltas(self._triton, asked, stream=False)) as parts:
             async for part in parts:
+                prompt_tokens = prompt_tokens or part.prompt_tokens
                 text, tokens, stopped = answers[part.choice]
                 answers[part.choice] = (text + part.text, tokens + part.tokens, stopped or part.stopped)
-        return answers
+        return answers, prompt_tokens
 
     async def _streamed(self, request: Request, asked: completion.Request) -> Response:
         """The first piece is waited for, so that a refusal still has a status of its own."""
         parts = deltas(self._triton, asked, stream=True)
-        counting = asyncio.ensure_future(self._prompt_tokens(asked))
-        counting.add_done_callback(_looked_at)
         try:
             first = await unless_gone(request, anext(parts))
         except BaseException:
-            counting.cancel()
             await parts.aclose()
             raise
-        return StreamingResponse(self._events(asked, first, parts, counting), media_type="text/event-stream")
+        return StreamingResponse(self._events(asked, first, parts), media_type="text/event-stream")
 
     async def _events(
-        self,
-        asked: completion.Request,
-        first: Delta,
-        parts: AsyncGenerator[Delta, None],
-        counting: asyncio.Future[int],
+        self, asked: completion.Request, first: Delta, parts: AsyncGenerator[Delta, None]
     ) -> AsyncIterator[str]:
         answer = Answer(self._model.name)
-        tokens = [0] * asked.choices
+        tokens, prompt_tokens = [0] * asked.choices, 0
         begun: set[int] = set()
         try:
             async for part in _and_then(first, parts):
                 tokens[part.choice] += part.tokens
+                prompt_tokens = prompt_tokens or part.prompt_tokens
                 if part.text or part.choice not in begun:
                     role = {} if part.choice in begun else {"role": "assistant"}
                     begun.add(part.choice)
@@ -185,16 +179,12 @@ class Gate:
                     finish = self._finish(asked, tokens[part.choice], part.stopped)
                     yield _event(answer.chunk(part.choice, {}, finish))
             if asked.wants_usage:
-                yield _event(answer.last(completion.usage(await counting, sum(tokens))))
+                yield _event(answer.last(completion.usage(prompt_tokens, sum(tokens))))
         except TritonError as error:
             yield _event(completion.problem(error))
         finally:
-            counting.cancel()
             await parts.aclose()
         yield "data: [DONE]\n\n"
-
-    async def _prompt_tokens(self, asked: completion.Request) -> int:
-        return await self._triton.prompt_tokens(asked.question.inputs) if asked.wants_usage else 0
 
     def _finish(self, asked: completion.Request, tokens: int, stopped: bool) -> str:
         """Triton does not tell why an answer ended; one that fills its limit was cut."""
@@ -206,12 +196,6 @@ async def _and_then(first: Delta, rest: AsyncIterator[Delta]) -> AsyncIterator[D
     yield first
     async for delta in rest:
         yield delta
-
-
-def _looked_at(task: asyncio.Future[int]) -> None:
-    """What refuses an answer refuses the counting as well; nobody need hear of it twice."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _event(content: dict[str, Any]) -> str:

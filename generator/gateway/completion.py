@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from generator.gateway.messages import ChatFormat, Question, question
+from generator.gateway.messages import ChatFormat, question
 from generator.gateway.refusal import BadRequest, Refusal, no_model
 
 INT32 = 2**31 - 1
@@ -56,9 +56,9 @@ class Request:
     Attributes:
         values: Triton's inputs besides `stream`, as the first choice has them.
         stop: texts that end the answer and are no part of it.
+        wants_usage: at the end of a stream; a whole answer has it always.
     """
 
-    question: Question
     values: dict[str, Any]
     max_tokens: int | None
     stop: tuple[str, ...]
@@ -94,15 +94,13 @@ class Request:
         options = body.get("stream_options") or {}
         if not isinstance(options, dict):
             raise BadRequest("stream_options must be an object", "stream_options")
-        counted = _flag(options, "include_usage")
         return cls(
-            question=asked,
             values=values,
             max_tokens=max_tokens,
             stop=stop,
             choices=_integer(body, "n", MOST_CHOICES) or 1,
             stream=stream,
-            wants_usage=counted or not stream,
+            wants_usage=_flag(options, "include_usage"),
         )
 
     def values_of(self, choice: int) -> dict[str, Any]:

@@ -17,13 +17,14 @@ MOST_WAITING = 64  # pieces that a slow reader may leave waiting before the answ
 @dataclass(frozen=True)
 class Delta:
     """What a choice's text grows by, and the tokens that it came from; `last` of the choice, and whether a stop word
-    ended it."""
+    ended it; with the first of it the tokens of the prompt."""
 
     choice: int
     text: str
     tokens: int
     last: bool = False
     stopped: bool = False
+    prompt_tokens: int = 0
 
 
 async def deltas(triton: Triton, asked: Request, *, stream: bool) -> AsyncGenerator[Delta, None]:
@@ -51,7 +52,8 @@ async def _answer(
     try:
         async with contextlib.aclosing(triton.answer(asked.values_of(choice), stream=stream)) as pieces:
             async for piece in pieces:
-                await arrived.put(Delta(choice, stops.push(piece.text), piece.tokens))
+                text = stops.push(piece.text)
+                await arrived.put(Delta(choice, text, piece.tokens, prompt_tokens=piece.prompt_tokens))
                 if stops.hit:
                     break
         await arrived.put(Delta(choice, stops.finish(), 0, last=True, stopped=stops.hit))

@@ -17,7 +17,7 @@ from generator.ask import TEXT, inputs_of, times_of
 from generator.gateway.refusal import TritonError
 from generator.server import ServerError
 
-TOKENS = "output_tokens"
+TOKENS, PROMPT_TOKENS = "output_tokens", "input_tokens"
 STEPS = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
 BUSY = "send again later"  # what a step says that has too many requests
 ENDED = "is not healthy"  # what Triton says of a Python step that has ended
@@ -25,10 +25,11 @@ ENDED = "is not healthy"  # what Triton says of a Python step that has ended
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer, and how many tokens it came from."""
+    """A part of an answer, how many tokens it came from, and, of the first part, the tokens of the prompt."""
 
     text: str
     tokens: int
+    prompt_tokens: int
 
 
 STATUS = {
@@ -146,7 +147,7 @@ class Triton:
         """
         face, client = await self.face(), await self.client()
         inputs = face.inputs({**values, "stream": True} if stream and face.streams else values)
-        outputs = [InferRequestedOutput(name) for name in (TEXT, TOKENS)]
+        outputs = [InferRequestedOutput(name) for name in (TEXT, TOKENS, PROMPT_TOKENS)]
         try:
             if not face.decoupled:
                 yield _piece(await client.infer(face.config.name, inputs, outputs=outputs))
@@ -171,20 +172,6 @@ class Triton:
         except AioRpcError as error:  # of a stream that breaks off tritonclient makes no exception of its own
             code = STATUS.get(str(error.code()), 500)
             raise TritonError(f"the server broke off its answer: {error.details()}", code) from error
-
-    async def prompt_tokens(self, inputs: Mapping[str, Any]) -> int:
-        """Tokens of the prompt, image tokens included, as preprocessing counts them. Raises TritonError.
-
-        `inputs` are those that the prompt is made from.
-        """
-        face = await self.face()
-        try:
-            wanted = [InferRequestedOutput("input_lengths")]
-            name = self._names["preprocessing"]
-            result = await (await self.client()).infer(name, face.inputs(inputs), outputs=wanted)
-        except InferenceServerException as error:
-            raise _refused(error) from error
-        return int(result.as_numpy("input_lengths").reshape(-1)[0])
 
     async def steps(self) -> list[dict[str, Any]]:
         """What each step has spent on requests since the server started, by Triton's statistics. Raises TritonError.
@@ -231,6 +218,9 @@ def _refused(error: InferenceServerException) -> TritonError:
 
 
 def _piece(result: InferResult) -> Piece:
-    texts, tokens = result.as_numpy(TEXT), result.as_numpy(TOKENS)
+    texts = result.as_numpy(TEXT)
     text = "" if texts is None else "\n".join(value.decode("utf-8", "replace") for value in texts.reshape(-1))
-    return Piece(text, 0 if tokens is None else int(tokens.sum()))
+    tokens, prompt_tokens = (
+        0 if (own := result.as_numpy(name)) is None else int(own.sum()) for name in (TOKENS, PROMPT_TOKENS)
+    )
+    return Piece(text, tokens, prompt_tokens)

@@ -235,7 +235,13 @@ def build(folder: Path, table: str) -> Path:
         ),
         "tensorrt_llm": (LLM, llm_inputs, FROM_LLM | EXTRA, llm_optional, True),
         "postprocessing": (POSTPROCESSING, FROM_LLM, text, set(), False),
-        FRONT: ("", public | returned, text | {"batch_index": "INT32"} | EXTRA, set(public | returned), True),
+        FRONT: (
+            "",
+            public | returned,
+            text | {"batch_index": "INT32", "input_tokens": "INT32"} | EXTRA,
+            set(public | returned),
+            True,
+        ),
     }
     llm_responses(folder, {name: kind for name, kind in llm_inputs.items() if name != "stop"}, llm_optional, returned)
     for name, (code, inputs, outputs, optional, decoupled) in steps.items():

@@ -50,6 +50,7 @@ class Response:
     row: int | None = None
     log_probs: list[float] | None = None
     error: str | None = None
+    input_tokens: int | None = None
 
 
 class Question:
@@ -80,12 +81,14 @@ class Question:
         if error is not None:
             return Response(final=True, error=error.message())
         final = result.get_response().parameters["triton_final_response"].bool_param
-        text, row, probs = (result.as_numpy(name) for name in ("text_output", "batch_index", "cum_log_probs"))
+        names = ("text_output", "batch_index", "cum_log_probs", "input_tokens")
+        text, row, probs, tokens = (result.as_numpy(name) for name in names)
         return Response(
             final,
             [] if text is None else [entry.decode() for entry in text.reshape(-1)],
             None if row is None else row.item(),
             None if probs is None else probs.reshape(-1).tolist(),
+            input_tokens=None if tokens is None else tokens.item(),
         )
 
     def all(self) -> list[Response]:
@@ -212,6 +215,16 @@ def test_rows_of_a_batch(served: Served) -> None:
     unstreamed = Question(served.server, texts).all()
     assert [whole(unstreamed, row) for row in range(4)] == texts
     assert sorted(r.row for r in unstreamed if r.row is not None) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_first_response_of_a_row_tells_its_tokens(served: Served, stream: bool) -> None:
+    texts = ["short", TEXT, "a"]
+    responses = Question(served.server, texts, stream=stream).all()
+    lengths = [len(byte_level_tokenizer().encode(text).ids) for text in texts]
+    for row, length in enumerate(lengths):
+        told = [response.input_tokens for response in responses if response.row == row]
+        assert told == [length] + [None] * (len(told) - 1)
 
 
 def test_further_outputs(served: Served) -> None:

@@ -151,7 +151,8 @@ class TritonPythonModel:
             words = [] if given is None else strings(given.as_numpy(), STOP_WORDS)
             text = self.detokenizer.stream(words) if streaming else None
             whole = partial(self.whole_texts, [] if given is None else [given], wanted)
-            self.generate(RowAnswer(ticket, row, wanted, text, whole), inputs)
+            length = value_of(inputs, "input_lengths", 0)
+            self.generate(RowAnswer(ticket, row, wanted, text, whole, length), inputs)
         except Exception as error:
             ticket.fail(error)
         finally:

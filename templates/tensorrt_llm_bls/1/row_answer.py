@@ -24,7 +24,10 @@ class RowAnswer:
     `finish` are called one after the other, from different threads.
     """
 
-    def __init__(self, ticket: Ticket, row: int, wanted: set[str], text: TextStream | None, whole: Whole) -> None:
+    def __init__(
+        self, ticket: Ticket, row: int, wanted: set[str], text: TextStream | None, whole: Whole, input_tokens: int
+    ) -> None:
+        """`input_tokens` of the row's prompt are told with its first response."""
         self.ticket = ticket
         self._wanted = wanted
         self._text = text
@@ -33,8 +36,8 @@ class RowAnswer:
         self._silent = True
         self.streamed = 0  # tokens
         # Which row of a batch a response belongs to; a single row needs no number.
-        number = np.array([[row]], dtype=np.int32)
-        self._index = [pb_utils.Tensor("batch_index", number)] if ticket.rows > 1 else []
+        self._index = [number("batch_index", row)] if ticket.rows > 1 else []
+        self._once = [number("input_tokens", input_tokens)] if "input_tokens" in wanted else []
 
     @property
     def complete(self) -> bool:
@@ -58,7 +61,7 @@ class RowAnswer:
             taken = self._text.tokens - before
             more = self._extra(outputs)
             if "output_tokens" in self._wanted:
-                more.append(pb_utils.Tensor("output_tokens", np.array([[taken]], dtype=np.int32)))
+                more.append(number("output_tokens", taken))
             if piece or more:
                 self._send([text_output(piece), *more])
         except Exception as error:
@@ -77,8 +80,12 @@ class RowAnswer:
         return [pb_utils.Tensor(name, outputs[name]) for name in names]
 
     def _send(self, tensors: list[pb_utils.Tensor]) -> None:
-        self.ticket.send([*tensors, *self._index])
-        self._silent = False
+        self.ticket.send([*tensors, *self._once, *self._index])
+        self._once, self._silent = [], False
+
+
+def number(name: str, value: int) -> pb_utils.Tensor:
+    return pb_utils.Tensor(name, np.array([[value]], dtype=np.int32))
 
 
 def text_output(text: str) -> pb_utils.Tensor:
