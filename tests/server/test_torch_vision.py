@@ -27,7 +27,14 @@ ORACLES = {"llava": LlavaOracle, "vila": VilaOracle}
 def _write_model(repository: Path, name: str, checkpoint: str, truth: Any, table_dtype: str = "float16") -> None:
     version = repository / name / "1"
     shutil.copytree(ROOT / "templates" / "torch" / "vision_encoder" / "1", version)
-    for module in ("staging.py", "tensors.py", "torch_device.py", "vision_answers.py", "vision_rows.py"):
+    for module in (
+        "freed_memory.py",
+        "staging.py",
+        "tensors.py",
+        "torch_device.py",
+        "vision_answers.py",
+        "vision_rows.py",
+    ):
         shutil.copy(ROOT / "templates" / "shared" / module, version)
     image = _pixels(truth, 1, 0)
     _, rows, hidden = truth.rows(image).shape

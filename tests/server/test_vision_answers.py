@@ -136,8 +136,8 @@ def test_responses_follow_while_the_next_call_runs(repository: Path, url: str) -
 
 def test_a_small_call_is_computed_before_the_next_begins(repository: Path, url: str) -> None:
     """The next would be as small: requests that wait for the GPU together become one call."""
-    found = ends(repository, url, images=FEW - 1, calls=3)
-    assert len(found) == 3 and all(end.endswith(" alone") for end in found)
+    # Both wait for each call: the one behind it to the end; the thread that answers may see that begin.
+    assert sum(end.endswith(" alone") for end in ends(repository, url, images=FEW - 1, calls=3)) == 3
 
 
 def test_errors_reach_their_own_request(url: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import freed_memory
 import numpy as np
 import text_tokenizer
 import triton_python_backend_utils as pb_utils
@@ -31,6 +32,7 @@ class TritonPythonModel:
 
         Raises TritonModelException, with the remedy, when there is no tokenizer.
         """
+        freed_memory.keep()
         folder = Path(__file__).parent
         self.settings = load(folder / "settings.json")
         self.tokenizer = text_tokenizer.load(folder, self.settings["tokenizer"], self.settings["model"])

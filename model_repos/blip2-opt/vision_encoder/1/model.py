@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import freed_memory
 import torch
 import torch_device
 import triton_python_backend_utils as pb_utils
@@ -27,6 +28,7 @@ class TritonPythonModel:
         That checks the numbers that the repository was generated with, and takes the memory that a full batch
         needs before tensorrt_llm's KV cache can.
         """
+        freed_memory.keep()
         settings: dict[str, Any] = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
         device = torch_device.prepare({"device": "auto"}, args)
         constants = None

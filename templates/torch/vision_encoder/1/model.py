@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import freed_memory
 import torch
 import torch_device
 import triton_python_backend_utils as pb_utils
@@ -26,6 +27,7 @@ from vision_rows import Cache, ImagesByRow, VisionRows, cache_of
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the tower and run it once, which checks the numbers that the repository was generated with."""
+        freed_memory.keep()
         settings: dict[str, Any] = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
         checkpoint = settings["checkpoint"]
         self.device = torch_device.prepare(settings, args)
