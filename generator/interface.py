@@ -1,7 +1,8 @@
 """Tensors between the steps and the wiring of the ensemble: one table, from which configs and maps are made.
 
 Names of the steps' own tensors are the LLM contract's where they end there. In the ensemble a step's output is called
-`_<name>`, so that it cannot collide with a public tensor of the same name, unless it is one.
+`_<name>`, so that it cannot collide with a public tensor of the same name; what leaves the ensemble as well
+has its public name alone.
 """
 
 from __future__ import annotations
