@@ -85,7 +85,7 @@ def resources(plan: Plan) -> Resources:
     seconds = START_SECONDS + loaded // LOAD_BYTES_PER_SECOND
     return Resources(
         gpus=plan.launch.gpus,
-        cpus=CPUS_OF_A_RANK * plan.launch.ranks_per_node + PREPROCESSING_INSTANCES + 2,
+        cpus=CPUS_OF_A_RANK * len(plan.launch.llm_gpus) + PREPROCESSING_INSTANCES + 2,
         memory=f"{-(-needed.host_bytes // GIB)}Gi",
         shm=f"{needed.shm_bytes // MIB}Mi",
         startup_probes=-(-seconds // PROBE_SECONDS),

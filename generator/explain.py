@@ -70,8 +70,10 @@ def explain(plan: Plan, facts: Facts) -> str:
 
 def _launch(plan: Plan) -> str:
     launch = plan.launch
-    gpus = ", ".join(map(str, launch.vision_gpus))
-    return f"{launch.mode}, {launch.nodes} node(s) of {launch.gpus} GPU(s), vision step on GPU {gpus}"
+    llm, vision = (", ".join(map(str, gpus)) for gpus in (launch.llm_gpus, launch.vision_gpus))
+    return (
+        f"{launch.mode}, {launch.nodes} node(s) of {launch.gpus} GPU(s), LLM on GPU {llm}, vision step on GPU {vision}"
+    )
 
 
 def _memory(plan: Plan) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ from generator.findings import Finding, error
 from generator.options import Options
 
 Mode = Literal["single", "leader", "orchestrator"]
+MOST_GPUS = 64  # of a node: who names a higher number has mistyped it
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Launch:
         mode: single: one process. leader: one server per rank under mpirun, the one of rank 0 answers.
             orchestrator: one server, which starts the LLM's ranks as processes of their own.
         world_size: tp x pp. nodes: machines that share the ranks evenly.
+        llm_gpus: GPUs of a node that have ranks of the LLM: rank r has GPU r, unless gpu_device_ids names others.
         vision_gpus: GPUs of the first node that each run an instance of the vision step of their own.
         gpu_memory: bytes of one GPU, None = not said.
     """
@@ -26,6 +29,7 @@ class Launch:
     mode: Mode
     world_size: int
     nodes: int
+    llm_gpus: tuple[int, ...]
     vision_gpus: tuple[int, ...]
     gpu_memory: int | None
 
@@ -36,12 +40,12 @@ class Launch:
     @property
     def gpus(self) -> int:
         """GPUs that the first node needs."""
-        return max(self.ranks_per_node, *(gpu + 1 for gpu in self.vision_gpus))
+        return max(*self.llm_gpus, *self.vision_gpus) + 1
 
     @property
     def vision_beside_llm(self) -> bool:
-        """Whether a GPU holds both the LLM and a vision step; rank r of a node has its GPU r."""
-        return any(gpu < self.ranks_per_node for gpu in self.vision_gpus)
+        """Whether a GPU holds both the LLM and a vision step."""
+        return not set(self.vision_gpus).isdisjoint(self.llm_gpus)
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ def decide(options: Options, tp: int, pp: int, *, cpp_backend: bool) -> tuple[La
     if len(set(options.vision_gpus)) != len(options.vision_gpus):
         what = f"--vision-gpus names a GPU twice: {', '.join(map(str, options.vision_gpus))}"
         findings.append(error("vision-gpus", what, "--vision-gpus", "name each GPU once"))
+    llm_gpus = _llm_gpus(options, world // nodes)
+    for where, gpus in (("--vision-gpus", options.vision_gpus), ("--set tensorrt_llm.gpu_device_ids", llm_gpus)):
+        if max(gpus) >= MOST_GPUS:
+            what = f"it names GPU {max(gpus)}, and a node's are 0 to {MOST_GPUS - 1} at most"
+            findings.append(error("gpu-number", what, where, "name GPUs as nvidia-smi numbers them"))
     mode: Mode = "single" if world == 1 else "leader"
     if options.launch_mode == "orchestrator":
         mode = "orchestrator"
@@ -91,4 +100,11 @@ def decide(options: Options, tp: int, pp: int, *, cpp_backend: bool) -> tuple[La
         if nodes > 1:
             what = f"the orchestrator starts its ranks on one node, {nodes} asked"
             findings.append(error("launch-mode", what, "--launch-mode", remedy))
-    return Launch(mode, world, nodes, options.vision_gpus, options.gpu_memory), findings
+    return Launch(mode, world, nodes, llm_gpus, options.vision_gpus, options.gpu_memory), findings
+
+
+def _llm_gpus(options: Options, ranks: int) -> tuple[int, ...]:
+    """GPUs of a node's `ranks`; the parameter's form is checked with all parameters'."""
+    named = [value for _, name, value in options.set if name == "gpu_device_ids"]
+    numbers = {int(number) for number in re.findall("[0-9]+", named[-1])} if named else range(ranks)
+    return tuple(sorted(numbers)) or tuple(range(ranks))

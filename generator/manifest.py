@@ -70,6 +70,7 @@ def machine(plan: Plan) -> dict[str, Any]:
         "world_size": launch.world_size,
         "nodes": launch.nodes,
         "ranks_per_node": launch.ranks_per_node,
+        "llm_gpus": list(launch.llm_gpus),
         "gpus": launch.gpus if plan.runtime == "trtllm" else 0,
         "vision_gpus": list(launch.vision_gpus),
         "llm_bytes": memory.llm_bytes,

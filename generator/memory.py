@@ -157,7 +157,7 @@ def make(plan: Plan) -> MemoryPlan:
 
 def _in_llm_process(plan: Plan) -> bool:
     """Whether the vision engine runs in the server's process, as the LLM beside it does."""
-    beside = all(gpu < plan.launch.ranks_per_node for gpu in plan.launch.vision_gpus)
+    beside = set(plan.launch.vision_gpus) <= set(plan.launch.llm_gpus)
     return plan.tensorrt_vision is not None and beside
 
 
@@ -290,13 +290,13 @@ def _shm(plan: Plan, table: int) -> tuple[Term, ...]:
             Term("tensorrt_llm_bls", SHM_REGION + batch * each_request, f"{batch} requests x {each_request} bytes")
         )
     if plan.launch.world_size > 1:
-        ranks = plan.launch.ranks_per_node
+        ranks = len(plan.launch.llm_gpus)
         terms.append(Term("MPI and NCCL", ranks * SHM_RANK, f"estimate: {ranks} ranks x {SHM_RANK} bytes"))
     return tuple(term for term in terms if term.bytes)
 
 
 def _host(plan: Plan) -> tuple[Term, ...]:
-    ranks = plan.launch.ranks_per_node
+    ranks = len(plan.launch.llm_gpus)
     loaded = ranks * _weights(plan).bytes + _vision_weights(plan).bytes
     steps = len(plan.roles) - 2 + PREPROCESSING_INSTANCES - 1 + (1 if plan.python_llm else 0)
     steps -= 1 if plan.tensorrt_vision else 0

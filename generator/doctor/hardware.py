@@ -39,7 +39,7 @@ def _gpus(needs: Needs, machine: Machine) -> Iterator[Finding]:
 
 def _gpu(needs: Needs, number: int, gpu: Gpu) -> Iterator[Finding]:
     numbers, where = needs.numbers, f"GPU {number}, {gpu.name}"
-    llm = numbers["llm_bytes"] if number < numbers["ranks_per_node"] else 0
+    llm = numbers["llm_bytes"] if number in numbers["llm_gpus"] else 0
     vision = numbers["vision_bytes"] if number in numbers["vision_gpus"] else 0
     least = llm + vision + (numbers["kv_least_bytes"] if llm else 0)
     parts = {"LLM": llm, "vision step": vision, "KV cache": least - llm - vision}

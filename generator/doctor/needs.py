@@ -57,7 +57,7 @@ def read(repository: Path, ports: Mapping[str, int]) -> Needs:
         what = "there is no repository of gen-repo"
         raise Refused(error("not-ours", what, repository, "give the folder that gen-repo wrote"))
     numbers = content.get("machine")
-    if not isinstance(numbers, dict):
+    if not isinstance(numbers, dict) or "llm_gpus" not in numbers:  # written before there was such a list
         what = f"the manifest, of gen-repo {content.get('version')}, does not say what machine it needs"
         raise Refused(error("no-needs", what, repository / manifest.NAME, AGAIN))
     modules: dict[str, str] = {}

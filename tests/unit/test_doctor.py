@@ -157,6 +157,14 @@ def test_another_release_is_named_by_repository_and_engine(tmp_path: Path) -> No
     assert all("0.17.0.post1" in f.what and "0.16.0" in f.what for f in findings)
 
 
+def test_each_gpu_needs_what_runs_on_it(tmp_path: Path) -> None:
+    output = repository(tmp_path, "--set", "tensorrt_llm.gpu_device_ids=2,3")
+    large, small = CONTAINER.gpus[0], Gpu("T4", 8 * GIB, 8 * GIB)
+    assert doctor(output, without(gpus=(small, small, large, large))) == []
+    (finding,) = doctor(output, without(gpus=(large, large, small, large)))
+    assert (finding.code, finding.where) == ("gpu-memory", "GPU 2, T4")
+
+
 def test_memory_that_the_driver_does_not_state_is_not_judged(tmp_path: Path) -> None:
     assert doctor(repository(tmp_path), without(gpus=(Gpu("GB10", 0, 0),) * 2)) == []
 

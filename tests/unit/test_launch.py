@@ -63,6 +63,13 @@ STORIES = (
         1,
         (f"1:{POOL}", "0:0", "2:0", "3:0"),
     ),
+    Story(
+        "orchestrator, the LLM on other GPUs",
+        ("--launch-mode", "orchestrator", "--set", "tensorrt_llm.gpu_device_ids=2,3"),
+        {"tp": 2},
+        1,
+        (f"0:{POOL}", "1:0", "2:0", "3:0"),
+    ),
     Story("two nodes", ("--nodes", "2"), {"tp": 2, "pp": 2}, 4, (f"0:{POOL}",)),
 )
 
@@ -225,6 +232,8 @@ def test_the_script_is_clean(model: str, mode: str, tmp_path: Path, capsys: pyte
         (["--nodes", "2"], {}, "nodes", ("tp 1 x pp 1 = 1 ranks", "2 nodes")),
         (["--nodes", "2", "--launch-mode", "orchestrator"], {"tp": 4}, "launch-mode", ("one node, 2 asked",)),
         (["--vision-gpus", "1,1"], {}, "vision-gpus", ("twice: 1, 1",)),
+        (["--vision-gpus", "0,64"], {}, "gpu-number", ("GPU 64", "0 to 63")),
+        (["--set", "tensorrt_llm.gpu_device_ids=0,99999999999"], {"tp": 2}, "gpu-number", ("GPU 99999999999",)),
         (["--runtime", "torch", "--vision-gpus", "0,1"], {}, "vision-gpus", ("one instance",)),
         (["--runtime", "torch", "--gpu-memory", "80"], {}, "gpu-memory", ("torch runtime",)),
         (["--runtime", "torch", "--launch-mode", "orchestrator"], {}, "launch-mode", ("Python model",)),

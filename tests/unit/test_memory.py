@@ -258,6 +258,9 @@ def test_gpu_memory_decides_the_fraction(tmp_path: Path, capsys: pytest.CaptureF
     explicit = ["--set", "tensorrt_llm.kv_cache_free_gpu_mem_fraction=0.5"]
     assert fraction("--gpu-memory", "24", *explicit) == "0.5"
     assert fraction("--gpu-memory", "24", "--vision-gpus", "1") == "0.9"
+    elsewhere = ["--set", "tensorrt_llm.gpu_device_ids=1"]
+    assert fraction("--gpu-memory", "24", *elsewhere) == "0.9"
+    assert float(fraction("--gpu-memory", "24", "--vision-gpus", "1", *elsewhere)) == small
 
 
 def test_a_gpu_too_small_is_refused_with_every_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
