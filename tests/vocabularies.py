@@ -161,8 +161,18 @@ def llama2(
     )
 
 
-def llava(folder: Path, processor_class: str = "LlavaProcessor") -> None:
+def llava(
+    folder: Path,
+    processor_class: str = "LlavaProcessor",
+    *,
+    bos: str = "<s>",
+    eos: str = "</s>",
+    add_bos: bool = True,
+    symbols: Sequence[str] = (),
+) -> None:
     """Write the files of LLaVA's tokenizer: Llama 2 with `<image>` and `<pad>` after the base vocabulary.
+
+    The last of `symbols` ends an answer.
 
     As with many published checkpoints, `tokenizer.json` is of the older kind that prefixes each text with a
     space in a normalizer; transformers 5 rebuilds it differently, and some strings then get other ids.
@@ -170,16 +180,17 @@ def llava(folder: Path, processor_class: str = "LlavaProcessor") -> None:
     from tokenizers import AddedToken, Tokenizer, normalizers
     from transformers import AutoTokenizer
 
-    llama2(folder, pad="<unk>")
+    llama2(folder, bos=bos, eos=eos, add_bos=add_bos, pad="<unk>", symbols=symbols)
     tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = None
     added = ["<image>", "<pad>"]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in added])
     tokenizer.save(str(folder / "tokenizer.json"))
-    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    end = symbols[-1] if symbols else eos
+    special = {"bos_token": bos, "eos_token": end, "pad_token": "<pad>", "unk_token": "<unk>"}
     numbered = {
-        **dict(enumerate(["<unk>", "<s>", "</s>"])),
+        **dict(enumerate(["<unk>", bos, eos, *symbols])),
         **dict(enumerate(added, start=SENTENCEPIECE_SIZE)),
     }
     write_config(
@@ -187,7 +198,7 @@ def llava(folder: Path, processor_class: str = "LlavaProcessor") -> None:
         "LlamaTokenizer",
         special,
         numbered,
-        add_bos_token=True,
+        add_bos_token=add_bos,
         add_eos_token=False,
         legacy=False,
         padding_side="left",

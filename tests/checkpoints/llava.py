@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +86,51 @@ def make_1_5(folder: Path) -> None:
     write_json(folder / "chat_template.json", {"chat_template": template})
 
 
+# A mark and a newline for each picture, then the texts.
+USER = (
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+)
 GRID_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
 
-def make_next(folder: Path) -> None:
-    """llava-hf/llava-v1.6-mistral-7b-hf: tiles of 336 px -> 576 rows each, a newline row, Mistral."""
-    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
-
-    image_token_id = vocabularies.SENTENCEPIECE_SIZE
-    pad_token_id = image_token_id + 1
-    mistral = {
-        **llama(image_token_id + 64, key_value_heads=4),
+def mistral(folder: Path) -> tuple[dict[str, Any], str]:
+    """llava-hf/llava-v1.6-mistral-7b-hf: one turn is "[INST] ", the user's part, " [/INST]"."""
+    vocabularies.llava(folder, "LlavaNextProcessor")
+    text = {
+        **llama(vocabularies.SENTENCEPIECE_SIZE + 64, key_value_heads=4),
         "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",
         "rope_theta": 1000000.0,
         "sliding_window": None,
     }
+    return text, "{{ '[INST] ' }}" + USER + "{{ ' [/INST]' }}"
+
+
+def hermes_2(folder: Path) -> tuple[dict[str, Any], str]:
+    """llava-hf/llava-v1.6-34b-hf: Yi's architecture, which is Llama's, no BOS, ChatML with a system prompt."""
+    chat_ml = ("<|im_start|>", "<|im_end|>")
+    names = {"bos": "<|startoftext|>", "eos": "<|endoftext|>", "add_bos": False, "symbols": chat_ml}
+    vocabularies.llava(folder, "LlavaNextProcessor", **names)  # type: ignore[arg-type]
+    text = llama(vocabularies.SENTENCEPIECE_SIZE + 64, key_value_heads=4, eos=2 + len(chat_ml))
+    system = "<|im_start|>system\\nAnswer the questions.<|im_end|>"
+    return text, (
+        f"{{{{ '{system}<|im_start|>user\\n' }}}}{USER}{{{{ '<|im_end|>' }}}}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+
+
+def make_next(folder: Path, language_model: Callable[[Path], tuple[dict[str, Any], str]], seed: int) -> None:
+    """llava-hf/llava-v1.6-*: tiles of 336 px -> 576 rows each, a newline row.
+
+    `language_model` writes the tokenizer into the given folder and returns the LLM's configuration and the chat
+    template of one turn.
+    """
+    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+
+    text, turn = language_model(folder)
+    image_token_id = vocabularies.SENTENCEPIECE_SIZE
+    pad_token_id = image_token_id + 1
     config: dict[str, Any] = {
         "architectures": ["LlavaNextForConditionalGeneration"],
         "ignore_index": -100,
@@ -108,7 +138,7 @@ def make_next(folder: Path) -> None:
         "image_token_index": image_token_id,
         "model_type": "llava_next",
         "projector_hidden_act": "gelu",
-        "text_config": mistral,
+        "text_config": text,
         "tie_word_embeddings": False,
         "torch_dtype": "float16",
         "use_image_newline_parameter": True,
@@ -117,9 +147,9 @@ def make_next(folder: Path) -> None:
         "vision_feature_select_strategy": "default",
     }
     model = LlavaNextForConditionalGeneration(LlavaNextConfig.from_dict(config))
-    save(randomise(model, seed=5, scales=NEXT_SCALES), folder, config, NEXT_PREFIXES)
-    write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": pad_token_id})
-    vocabularies.llava(folder, processor_class="LlavaNextProcessor")
+    save(randomise(model, seed, scales=NEXT_SCALES), folder, config, NEXT_PREFIXES)
+    special = {name: text[name] for name in ("bos_token_id", "eos_token_id")}
+    write_json(folder / "generation_config.json", {**special, "pad_token_id": pad_token_id})
     write_json(
         folder / "preprocessor_config.json",
         {
@@ -151,11 +181,5 @@ def make_next(folder: Path) -> None:
             "vision_feature_select_strategy": "default",
         },
     )
-    # One turn is "[INST] ", a mark and a newline for each picture, the texts, " [/INST]".
-    template = (
-        "{% for message in messages %}{{ '[INST] ' }}"
-        "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
-        "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-        "{{ ' [/INST]' }}{% endfor %}"
-    )
+    template = "{% for message in messages %}" + turn + "{% endfor %}"
     write_json(folder / "chat_template.json", {"chat_template": template})

@@ -67,6 +67,9 @@ SUBJECTS = {
     "blip2-opt": Subject("blip2-opt", "blip2-opt", Blip2OptOracle, (1,), 20, marks=False),
     "blip2-t5": Subject("blip2-t5", "blip2-t5", Blip2T5Oracle, (1,), 20, marks=False),
     "llava-next": Subject("llava-next", "llava-next", LlavaNextOracle, (0, 1), 20, client_pixels=False),
+    "llava-v1.6-34b": Subject(
+        "llava-v1.6-34b-hf", "llava-next-hermes-2", LlavaNextOracle, (0, 1), 8, client_pixels=False
+    ),
     "cogvlm": Subject("cogvlm", "cogvlm", CogvlmOracle, (1,), 20, marks=False, folder="cogvlm-chat-hf"),
     "fuyu": Subject("fuyu", "fuyu", FuyuOracle, (1,), 20, marks=False, client_pixels=False),
     "kosmos-2": Subject("kosmos-2", "kosmos-2", Kosmos2Oracle, (1,), 20, marks=False),
