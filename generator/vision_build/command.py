@@ -62,12 +62,12 @@ def build(options: BuildOptions, tell: Tell) -> Built:
     versions = _versions(options)
     digest = tower.digest(wanted, module, constants, versions)
     if (output / ENGINE).is_file() and _digest_at(output) == digest:
+        _write_constants(wanted, constants, output)  # they may have been lost
         return Built(output / ENGINE, False, tuple(findings))
     (output / CONFIG).unlink(missing_ok=True)  # it is written last: a folder with one is whole
     onnx = output / "onnx" / ONNX
     tell(f"exporting {wanted.dtype} ONNX")
     onnx_file.export(wanted, module, onnx)
-    _write_constants(wanted, constants, output)
     _free(module)
     what = f"requests of {requests.max_entries} entries" if (requests := wanted.requests) else "images"
     tell(f"building the engine for up to {wanted.max_batch_size} {what} with TensorRT {versions['tensorrt']}")
@@ -80,6 +80,7 @@ def build(options: BuildOptions, tell: Tell) -> Built:
         optimization_level=options.optimization_level,
     )
     shutil.rmtree(onnx.parent)
+    _write_constants(wanted, constants, output)  # not before: until then the engine that is there is the one before
     content = json.dumps(config(wanted, digest, versions), indent=2) + "\n"
     (output / CONFIG).write_text(content, encoding="utf-8")
     return Built(output / ENGINE, True, tuple(findings))
@@ -164,8 +165,10 @@ def _write_constants(wanted: Subject, constants: Any, folder: Path) -> None:
 
     name, rows = wanted.constants
     if rows and wanted.requests is None:  # else they are inside the engine
-        save_file({row: values.clone() for row, values in zip(rows, constants, strict=True)}, str(folder / name))
-        (folder / name).chmod(0o644)  # safetensors makes it private, but the server may be another user
+        unfinished = folder / f"{name}.unfinished"
+        save_file({row: values.clone() for row, values in zip(rows, constants, strict=True)}, str(unfinished))
+        unfinished.chmod(0o644)  # safetensors makes it private, but the server may be another user
+        unfinished.replace(folder / name)
 
 
 def _free(module: Any) -> None:

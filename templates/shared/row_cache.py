@@ -70,7 +70,11 @@ class RowCache:
         while self._bytes + rows.nbytes > self._max_bytes:
             _, dropped = self._kept.popitem(last=False)
             self._bytes -= dropped.nbytes
-        self._kept[key] = rows.clone()  # of its own: a view would keep the rows of the whole call
+        try:
+            self._kept[key] = rows.clone()  # of its own: a view would keep the rows of the whole call
+        except torch.cuda.OutOfMemoryError:  # others took the memory: from now on this is how much there is
+            self._max_bytes = max(self._bytes, rows.nbytes)
+            return
         self._bytes += rows.nbytes
 
 

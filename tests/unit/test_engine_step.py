@@ -19,7 +19,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 from safetensors.torch import save_file
 
-from tests.unit import executor_requests, serving
+from tests.unit import engine_step, executor_requests, serving
 from tests.unit.engine_step import (
     FOLDER,
     HIDDEN,
@@ -167,6 +167,21 @@ def test_a_failed_engine_call_fails_its_batch_only(tmp_path: Path, monkeypatch: 
     assert torch.equal(table(execute(model, [request(photos(1, 1), [1])])[0])[0], rows_of(photos(1)))
 
 
+def test_a_lost_gpu_fails_what_it_computes_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = step(tmp_path, engine_file(tmp_path))
+
+    def lost(*arguments: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(trt.IExecutionContext, "execute_async_v3", lost)
+    monkeypatch.setattr(engine_step.Stream, "record_event", lost)
+    computed, refused = execute(model, [request(photos(1, 1), [1]), request(photos(1, 1), [1], [7])])
+    with pytest.raises(serving.RequestFailed, match=serving.INTERNAL_ERROR):
+        table(computed)
+    with pytest.raises(serving.RequestFailed, match="num_rows is 7"):
+        table(refused)
+
+
 def test_a_table_that_cannot_be_sent_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = step(tmp_path, engine_file(tmp_path))
     left = iter([False, True, False])
@@ -296,7 +311,9 @@ def test_constant_rows_stand_before_those_of_the_images(tmp_path: Path) -> None:
 
 def test_missing_file_of_constant_rows_names_the_remedy(tmp_path: Path) -> None:
     constants = {"module": "constants_file", "file": str(tmp_path / "none.safetensors"), "names": ["newline"]}
-    with pytest.raises(FileNotFoundError, match=r"none\.safetensors does not exist.*build_engines\.sh"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none\.safetensors does not exist: remove its folder .*build_engines\.sh"
+    ):
         step(tmp_path, engine_file(tmp_path), constant_rows=1, constants=constants)
 
 
@@ -313,6 +330,13 @@ def test_images_of_several_sizes_go_through_calls_of_their_own(tmp_path: Path) -
     responses = execute(model, [request(small, [1], [3]), request(large, [1], [12])])
     assert [tuple(table(response).shape) for response in responses] == [(1, 3, HIDDEN), (1, 12, HIDDEN)]
     assert torch.equal(table(responses[1])[0], 2 * large[0, 0, 0].half())
-    [refused] = execute(model, [request(torch.rand(1, 1, 1, 13, HIDDEN), [1], [13])])
-    with pytest.raises(serving.RequestFailed, match="exceeds the engine's"):
-        table(refused)
+    too_large, empty = (
+        request(torch.rand(1, 1, 1, 13, HIDDEN), [1], [13]),
+        request(torch.rand(1, 1, 1, 0, HIDDEN), [1], [0]),
+    )
+    answers = execute(model, [request(small, [1], [3]), too_large, empty, request(large, [1], [12])])
+    assert torch.equal(table(answers[0])[0], 2 * small[0, 0, 0].half())
+    assert torch.equal(table(answers[3])[0], 2 * large[0, 0, 0].half())
+    for answer, message in ((answers[1], "exceeds the engine's"), (answers[2], "must be at least 1")):
+        with pytest.raises(serving.RequestFailed, match=message):
+            table(answer)

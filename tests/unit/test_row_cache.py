@@ -67,6 +67,26 @@ def test_the_least_recently_used_goes_first() -> None:
     assert encode.calls == []
 
 
+def test_memory_that_others_have_taken_makes_the_cache_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, encode = made(4), Encoder()
+    cache.rows([entry(1), entry(2)], encode)
+
+    def full(rows: torch.Tensor) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as taken:
+        taken.setattr(torch.Tensor, "clone", full)
+        found = cache.rows([entry(1), entry(3)], encode)
+    assert torch.equal(found[1], Encoder()([entry(3)])[0])
+    encode.calls.clear()
+    cache.rows([entry(1), entry(2)], encode)
+    assert encode.calls == []
+    cache.rows([entry(3)], encode)  # now for 1, as there are two places
+    assert len(cache._kept) == 2 and cache._bytes == 2 * ROW_BYTES
+    cache.rows([entry(2), entry(3)], encode)
+    assert encode.calls == [1]
+
+
 def test_what_failed_is_not_kept() -> None:
     cache, encode = made(4), Encoder()
 

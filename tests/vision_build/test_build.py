@@ -109,6 +109,25 @@ def test_a_failed_build_names_node_and_remedy(
     assert (tmp_path / "onnx/model.onnx").is_file()  # to look at
 
 
+def test_constant_rows_are_always_those_of_the_engine_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build("llava-next", tmp_path) == 0
+    rows = tmp_path / "image_newlines.safetensors"
+    engine, content = (tmp_path / "model.engine").read_bytes(), rows.read_bytes()
+    rows.unlink()
+    assert build("llava-next", tmp_path) == 0
+    assert "already up to date" in capsys.readouterr().out and rows.read_bytes() == content
+    other = ["--hf-model-dir", str(cached("llava-next-hermes-2"))]
+    with monkeypatch.context() as failing:
+        failing.setattr(builders.Builder, "fails_with", "out of memory")
+        assert build("llava-next", tmp_path, *other) == 1
+    assert ((tmp_path / "model.engine").read_bytes(), rows.read_bytes()) == (engine, content)
+    assert build("llava-next", tmp_path, *other) == 0
+    assert rows.read_bytes() != content
+    assert not [file for file in tmp_path.iterdir() if "unfinished" in file.name]
+
+
 def test_a_node_that_tensorrt_does_not_know_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,7 @@ def begin(
     try:
         tables = iter(encode(accepted))
     except Exception as error:
-        return [own if isinstance(own, Exception) else error for own in found], images_in_all
+        return _all_failed(found, error), images_in_all
     return [own if isinstance(own, Exception) else (next(tables), own) for own in found], images_in_all
 
 
@@ -62,8 +62,13 @@ def respond(outcome: Outcome, layout: VisionRows) -> pb_utils.InferenceResponse:
     """The response to a request, whose table must be complete: it is read outside of any stream of this process."""
     try:
         return failed(outcome) if isinstance(outcome, Exception) else layout.response(*outcome)
-    except Exception as error:  # a table that does not fit into shared memory, for one
+    except Exception as error:  # whatever it is, for that request alone
         return failed(error)
+
+
+def _all_failed(found: Sequence[object], error: Exception) -> list[Outcome]:
+    """`error` for every request that has none of its own."""
+    return [own if isinstance(own, Exception) else error for own in found]
 
 
 class Behind:
@@ -73,7 +78,7 @@ class Behind:
         """`mark` gives the end of all that was queued on the GPU so far."""
         self._layout, self._mark = layout, mark
         self._before: Done | None = None
-        self._calls: queue.Queue[tuple[list[Any], list[Outcome], Done] | None] = queue.Queue(CALLS)
+        self._calls: queue.Queue[tuple[list[Any], list[Outcome], Done | None] | None] = queue.Queue(CALLS)
         self._thread = threading.Thread(target=self._send_all, name="responses", daemon=True)
         self._thread.start()
 
@@ -87,7 +92,11 @@ class Behind:
 
         Returns when their tensors are not needed and the call before this one, or this one if it is small, is computed.
         """
-        done = self._mark()
+        done = None
+        try:
+            done = self._mark()
+        except Exception as error:  # the GPU is lost to this process
+            outcomes = _all_failed(outcomes, error)
         self._calls.put(([request.get_response_sender() for request in requests], outcomes, done))
         # Pixels that lie on the GPU go back to the server when the step returns.
         awaited = done if images < FEW or any(_on_gpu(request) for request in requests) else self._before
@@ -102,15 +111,18 @@ class Behind:
         self._thread.join()
 
     def _send_all(self) -> None:
+        if self._layout.device.type == "cuda":  # else what hands tables over works on the first GPU, too
+            torch.cuda.set_device(self._layout.device)
         while (call := self._calls.get()) is not None:
             self._send(*call)
             del call  # its tables
 
-    def _send(self, senders: list[Any], outcomes: list[Outcome], done: Done) -> None:
+    def _send(self, senders: list[Any], outcomes: list[Outcome], done: Done | None) -> None:
         try:
-            done.synchronize()
+            if done is not None:
+                done.synchronize()
         except Exception as error:
-            outcomes = [own if isinstance(own, Exception) else error for own in outcomes]
+            outcomes = _all_failed(outcomes, error)
         for sender, outcome in zip(senders, outcomes, strict=True):
             try:
                 sender.send(respond(outcome, self._layout), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -8,13 +8,16 @@ import torch
 
 
 def prepare(settings: dict[str, Any], args: dict[str, str]) -> torch.device:
-    """The device of this model instance; also sets how many CPU threads torch uses for one operation.
+    """The device of this model instance; also sets how many CPU threads torch uses for one operation, and the GPU that
+    this thread works on: a process whose own is another would take some hundred megabytes of the first, too.
 
     settings["device"] is a torch device, or "auto": the GPU that Triton gave to the instance, else the first
     GPU, else the CPU. settings["threads"] (optional) bounds the threads on a CPU. Beside a GPU it is one: what is left
     to do there is copying, and a team of threads of which one has lost its core spins for 30 ms and more.
     """
     device = _device(settings["device"], args)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     threads = 1 if device.type == "cuda" else settings.get("threads")
     if threads:
         torch.set_num_threads(threads)

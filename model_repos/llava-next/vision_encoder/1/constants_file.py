@@ -19,12 +19,14 @@ def load(constants: dict[str, Any]) -> torch.Tensor:
     file = constants["file"]
     if not Path(file).is_file():
         raise FileNotFoundError(
-            f"{file} does not exist: build the vision engine again with build_engines.sh, which writes it"
+            f"{file} does not exist: remove its folder and run build_engines.sh again, which builds the vision engine "
+            "and writes it"
         )
     try:
         stored = load_file(file)
         return torch.stack([stored[name].reshape(-1) for name in constants["names"]])
     except (SafetensorError, KeyError, RuntimeError) as problem:
         raise ValueError(
-            f"{file} cannot be used ({problem}): build the vision engine again with build_engines.sh"
+            f"{file} cannot be used ({problem}): remove its folder and run build_engines.sh again, which builds the "
+            "vision engine and writes it"
         ) from None

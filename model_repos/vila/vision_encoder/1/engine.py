@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from staging import fill
-from tensors import RequestError
 
 try:
     import tensorrt as trt
@@ -32,6 +31,7 @@ class Engine:
     Attributes:
         stream: where the engine runs. Results are ready once it was synchronized.
         least, most: images of one engine call. Fewer are padded, more are split.
+        largest: the largest image, (C, H, W).
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Engine:
             self._context = self._new_context()
             # One buffer serves all calls, which follow each other on the stream. (A slice of the request's
             # own tensor need not be aligned as TensorRT demands.)
-            largest = (self.most, *self._largest_image)
+            largest = (self.most, *self.largest)
             self._pixels = torch.zeros(math.prod(largest), dtype=self._dtype(self._input, PIXEL_DTYPES), device=device)
             self._set_address(self._input, self._pixels)
 
@@ -84,10 +84,6 @@ class Engine:
         """One engine call for at most `most` images. What pads a small call is left from earlier ones."""
         batch = max(self.least, len(images))
         shape = (batch, *images[0].shape)
-        if any(side > most for side, most in zip(shape[1:], self._largest_image, strict=True)):
-            raise RequestError(
-                f"an image of shape {shape[1:]} exceeds the engine's {self._largest_image}: send a smaller one"
-            )
         fill(self._pixels[: math.prod(shape)].view(shape), images)
         self._check(self._context.set_input_shape(self._input, shape), f"input shape {shape}")
         rows_shape = tuple(self._context.get_tensor_shape(self._output))
@@ -149,7 +145,7 @@ class Engine:
         if -1 in fixed:
             lowest, _, highest = self._engine.get_tensor_profile_shape(self._input, PROFILE)
             smallest, largest = tuple(lowest), tuple(highest)
-        self._largest_image = largest[1:]
+        self.largest = largest[1:]
         sides = zip(smallest[1:], image_shape, largest[1:], strict=True)
         if not all(side == -1 or low <= side <= high for low, side, high in sides):
             raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class TritonPythonModel:
             constants = importlib.import_module(settings["constants"]["module"]).load(settings["constants"])
         self.layout = VisionRows.of(settings, settings["engine"], device, constants)
         self.engine = Engine(settings["engine"], self.layout.image_shape, device, settings["max_batch"])
+        self.layout = replace(self.layout, largest=self.engine.largest)
         self.cache: Cache | None = None
         self._tables([[torch.zeros((self.engine.most, *self.layout.smallest()))]])
         with torch.cuda.stream(self.engine.stream):

@@ -40,6 +40,7 @@ class VisionRows:
         rows_per_image: rows of one entry; None = as many as the entry's open axis is long.
         constants: [c, hidden], rows that stand before those of the images in every table; None = none.
         encoder: path of the engine or checkpoint, for messages. device: where it runs.
+        largest: the largest entry that the encoder takes, where images differ; None = any.
         output: prompt_embedding_table, or encoder_input_features, which are cut to the rows that are valid.
     """
 
@@ -51,6 +52,7 @@ class VisionRows:
     table_dtype: torch.dtype
     device: torch.device
     constants: torch.Tensor | None = None
+    largest: tuple[int, ...] | None = None
     output: str = "prompt_embedding_table"
 
     @classmethod
@@ -118,6 +120,7 @@ class VisionRows:
             self._check_counts(count, most, num_rows, tuple(shape))
         if most == 0:
             return [torch.empty((0, *shape))] * batch
+        self._check_sides(tuple(shape))
         pixels = dlpack.from_dlpack(tensor.to_dlpack())
         return [row[:count] for row, count in zip(pixels, num_images, strict=True)]
 
@@ -180,6 +183,13 @@ class VisionRows:
     def _fits(self, shape: tuple[int, ...]) -> bool:
         pairs = zip(shape, self.image_shape, strict=False)
         return len(shape) == len(self.image_shape) and all(side in (own, -1) or own == -1 for own, side in pairs)
+
+    def _check_sides(self, shape: tuple[int, ...]) -> None:
+        """One image that the encoder cannot take would fail all that share its call."""
+        if any(side < 1 for side in shape):
+            raise RequestError(f"pixel_values has images of shape {shape}: every side must be at least 1")
+        if self.largest and any(side > most for side, most in zip(shape, self.largest, strict=True)):
+            raise RequestError(f"an image of shape {shape} exceeds the engine's {self.largest}: send a smaller one")
 
     def _rows_of(self, shape: tuple[int, ...]) -> int:
         """Rows of one entry of this shape."""

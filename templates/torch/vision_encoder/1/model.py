@@ -49,6 +49,7 @@ class TritonPythonModel:
             self._tables([[torch.zeros((1, *self.layout.smallest()))]])
             if self.on_gpu and -1 not in self.layout.image_shape:
                 self.encode = self._recorded()
+        with self._on_stream():  # anew: a recording that failed leaves its own stream behind
             self.cache = cache_of(settings, args, self.device)
         self.behind: Behind | None = None
         if self.stream:
