@@ -295,6 +295,10 @@ def cogvlm(folder: Path, fewer: int | None) -> None:
         for name in ("input_layernorm", "post_attention_layernorm"):
             shapes |= {f"{layer}.{name}.weight": (width,), f"{layer}.{name}.bias": (width,)}
     weights = _tensors({f"model.vision.{name}": shape for name, shape in shapes.items()}, torch.bfloat16)
+    for number in range(vision["num_hidden_layers"]):
+        # Norms come last in its layers: each adds two of unit size to a sum that nothing normalises before it is used.
+        for name in ("attention.query_key_value", "mlp.fc1"):
+            weights[f"model.vision.transformer.layers.{number}.{name}.weight"] *= (1 + 2 * number) ** -0.5
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors")
     sizes = {"hidden_size": hidden, "intermediate_size": gated, "vocab_size": VOCABULARY, "num_hidden_layers": 0}

@@ -25,6 +25,7 @@ from generator.vision_build.subject import BuildOptions, Subject, subject
 
 BATCHES = (1, 4, 16)
 COMPARED = 3  # entries
+NOISE = 0.0005  # of a pixel's value: about half precision's rounding
 
 
 def _subject(folder: Path, model: str, pixels: str, backend: str) -> tuple[BuildOptions, Subject]:
@@ -55,20 +56,28 @@ def export(folder: Path, model: str, pixels: str, backend: str, layers: int | No
     exported = time.monotonic() - started
     (folder / "config.json").write_text(json.dumps(config(wanted, "", {})))
     (folder / "subject.json").write_text(json.dumps({"profile": wanted.profile, "dtype": wanted.dtype}))
-    inputs, truth, weights = _truth(wanted)
+    inputs, truth, facts = _truth(wanted)
     np.save(folder / "pixels.npy", inputs.cpu().numpy())
     np.save(folder / "rows.npy", truth.cpu().numpy())
-    return {"export_s": round(exported, 1), "weights": weights, "rows": list(truth.shape[1:])}
+    return {"export_s": round(exported, 1), "rows": list(truth.shape[1:]), **facts}
 
 
-def _truth(wanted: Subject) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Pixels, their rows by torch in fp32, number of weights."""
+def _truth(wanted: Subject) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Pixels, their rows by torch in fp32, and the number of weights; of pixels that are no levels, too, how far noise
+    in them moves the rows in fp32. Where that is much, an error of an engine says something about the weights alone."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     module, _ = towers.load(replace(wanted, dtype="float32"))
+    facts: dict[str, Any] = {"weights": sum(weight.numel() for weight in module.parameters())}
     inputs = _whole(wanted, module, COMPARED)
     with torch.no_grad():
-        rows = module(inputs if inputs.dtype == torch.uint8 else inputs.float()).float()
-    return inputs, rows.flatten(1, -2), sum(weight.numel() for weight in module.parameters())
+        if inputs.dtype == torch.uint8:
+            return inputs, module(inputs).float().flatten(1, -2), facts
+        rows = module(inputs.float()).float()
+        noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1)).to(inputs.device)
+        if wanted.layout == "flattened_patches":
+            noise[..., :2] = 0  # a patch's line and column
+        facts["noise_moves"] = relative_error(module(inputs.float() * (1 + NOISE * noise)).float(), rows)
+    return inputs, rows.flatten(1, -2), facts
 
 
 def _whole(wanted: Subject, module: torch.nn.Module, entries: int) -> torch.Tensor:
