@@ -241,7 +241,7 @@ def vision_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--optimization-level", type=int, choices=range(6), help="TensorRT's: lower builds faster (default: its own)"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print findings and the file as JSON")
 
 
 def _sizes(text: str) -> tuple[tuple[int, int], ...]:
@@ -327,4 +327,4 @@ def verify(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="ask what TensorRT-LLM's example asks about --image, and compare with the answer that it expects",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print stages and verdicts as JSON")

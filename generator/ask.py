@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TEXT = "text_output"
 FINAL = "triton_final_response"
+ENSEMBLE, FRONT = "ensemble", "tensorrt_llm_bls"  # as they are called without --name
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ def ask(
     with client:
         try:
             config = client.get_model_config(model).config
+            if stream and not config.model_transaction_policy.decoupled:
+                remedy = "leave out --stream, or generate the repository with --streaming"
+                raise ServerError(f"{model} does not stream", remedy)
             inputs = inputs_of(config, values)
             if config.model_transaction_policy.decoupled:
                 for response in responses(client, model, inputs, _only(output)):
@@ -129,7 +133,7 @@ def times_of(statistics: Any) -> dict[str, StepTime]:
 
 def run(
     url: str,
-    model: str,
+    model: str | None,
     text: str | None,
     images: Sequence[Path],
     *,
@@ -143,7 +147,9 @@ def run(
 ) -> int:
     """Print the answer as it arrives, then with `times` what each model spent on it; returns 0.
 
-    The pages of a `pdf` are asked about one after another, and an empty line stands between their answers.
+    Without a `model` it is the ensemble; with `stream` the front of a repository that has one, as an ensemble cannot
+    put the text of a stream together. The pages of a `pdf` are asked about one after another, and an empty line stands
+    between their answers.
 
     The times of the models are the server's statistics, in which a decoupled Python model counts only until it has
     accepted a request; hence the times that the client saw as well.
@@ -155,7 +161,11 @@ def run(
         raise ServerError(
             f"cannot read {error.filename}: {error.strerror}", "give the path of an image or video file"
         ) from error
+    for path, content in zip((*images, *videos), (*pictures, *clips), strict=True):
+        if not content:
+            raise ServerError(f"{path} is empty", "give an image or video file")
     client = connect(url)
+    model = model or (FRONT if stream and client.is_model_ready(FRONT) else ENSEMBLE)
     before = step_times(client) if times else {}
     begin = time.perf_counter()
     arrived = []

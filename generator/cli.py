@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from generator import __version__, commands
 from generator.arguments import bench, generation, port, positive, verify, vision_build
-from generator.findings import Refused
+from generator.findings import EXIT_OK, Refused
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -30,17 +32,17 @@ def _parser() -> argparse.ArgumentParser:
     others = parser.add_subparsers(dest="command", metavar="COMMAND", title="other commands")
 
     listing = others.add_parser("list", help="models, variants and what they take")
-    listing.add_argument("--json", action="store_true")
+    listing.add_argument("--json", action="store_true", help="print them as JSON")
     listing.set_defaults(run=commands.list_models)
 
     check = others.add_parser("check", help="check a generated repository")
     check.add_argument("repository", type=Path)
-    check.add_argument("--json", action="store_true")
+    check.add_argument("--json", action="store_true", help="print findings as JSON")
     check.set_defaults(run=commands.check)
 
     doctor = others.add_parser("doctor", help="check whether this machine can serve a repository")
     doctor.add_argument("repository", type=Path)
-    doctor.add_argument("--json", action="store_true")
+    doctor.add_argument("--json", action="store_true", help="print findings as JSON")
     doctor.set_defaults(run=commands.doctor)
 
     vision = others.add_parser("build-vision", help="build the vision engine of a checkpoint")
@@ -49,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = others.add_parser("serve", help="start Triton with a repository")
     serve.add_argument("repository", type=Path)
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine (default: %(default)s)"
+    )
     serve.add_argument("--http-port", type=port, default=8000)
     serve.add_argument("--grpc-port", type=port, default=8001)
     serve.add_argument("--metrics-port", type=port, default=8002)
@@ -60,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
     ask = others.add_parser("ask", help="ask a running server about images or a video")
     ask.add_argument("--url", default="localhost:8001", help="gRPC address (default: localhost:8001)")
-    ask.add_argument("--model", default="ensemble", help="model to ask (default: ensemble)")
+    ask.add_argument("--model", metavar="NAME", help="model to ask (default: ensemble; with --stream the front)")
     ask.add_argument(
         "--image",
         action="append",
@@ -74,8 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--text", help="left out for a model that reads images only")
     ask.add_argument("--output", default="text_output", metavar="NAME", help="output to print (default: text_output)")
     ask.add_argument("--stream", action="store_true", help="print the answer as it comes")
-    ask.add_argument("--max-tokens", type=positive)
-    ask.add_argument("--temperature", type=float)
+    ask.add_argument(
+        "--max-tokens", type=positive, metavar="N", help="length of the answer (default: the repository's)"
+    )
+    ask.add_argument("--temperature", type=float, metavar="T", help="for sampling; above 0 (default: greedy)")
     ask.add_argument("--times", action="store_true", help="print the time each step took")
     ask.set_defaults(run=commands.ask)
 
@@ -109,7 +116,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     command: Command = getattr(arguments, "run", commands.generate)
     try:
-        return command(arguments)
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
     except Refused as refused:
         if getattr(arguments, "json", False):
             print(json.dumps({"findings": [f.as_dict() for f in refused.findings]}, indent=2, ensure_ascii=False))

@@ -175,6 +175,7 @@ def serve(arguments: argparse.Namespace) -> int:
     with _environment("server", arguments.repository):
         return supervise.serve(
             arguments.repository,
+            address=arguments.host,
             http_port=arguments.http_port,
             grpc_port=arguments.grpc_port,
             metrics_port=arguments.metrics_port,

@@ -220,6 +220,9 @@ def _options(
     elif options.kv_cache_reuse and "prompt_table_extra_ids" not in contract.contract(release).inputs:
         what = f"KV cache reuse with images needs prompt_table_extra_ids, which release {release} does not have"
         yield error("kv-cache-reuse", what, "--kv-cache-reuse", "use release 0.13.0 or later")
+    if options.kv_cache_reuse and options.runtime == "torch":
+        what = "the torch runtime keeps no KV cache from one request to the next"
+        yield warning("no-effect", what, "--kv-cache-reuse", "leave it out, or use --runtime trtllm")
     if options.client_cache_ids and not options.kv_cache_reuse:
         what = "clients have no KV blocks to keep apart: without --kv-cache-reuse no request shares another's"
         yield error("client-cache-ids", what, "--client-cache-ids", "leave it out, or add --kv-cache-reuse")

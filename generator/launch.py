@@ -72,7 +72,11 @@ def decide(options: Options, tp: int, pp: int, *, cpp_backend: bool) -> tuple[La
     world = tp * pp if options.runtime == "trtllm" else 1  # torch takes no engine, whatever its ranks
     nodes, findings = options.nodes, []
     ranks = f"tp {tp} x pp {pp} = {world} ranks"
-    if world % nodes:
+    if options.runtime == "torch" and nodes > 1:
+        what = f"the torch runtime runs on one node, {nodes} asked"
+        findings.append(error("nodes", what, "--nodes", "use --runtime trtllm, or leave it out"))
+        nodes = 1
+    elif world % nodes:
         what = f"{ranks} cannot be shared evenly by {nodes} nodes"
         findings.append(error("nodes", what, "--nodes", "give a number of nodes that divides the ranks"))
         nodes = 1

@@ -7,6 +7,7 @@ are linked into one backend folder and its Python steps run in the environment o
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import importlib.util
 import os
@@ -216,6 +217,9 @@ def _python_threads(repository: Path) -> list[str]:
 
 def free_ports(wanted: Sequence[int], address: str) -> list[int]:
     """`wanted` with each 0 replaced by a different free port. Raises ServerError when a wanted one is taken."""
+    chosen = [port for port in wanted if port]
+    if len(set(chosen)) < len(chosen):
+        raise ServerError(f"ports {chosen} are not different ones", "give each service a port of its own")
     with contextlib.ExitStack() as held:
         ports = []
         for port in wanted:
@@ -225,7 +229,10 @@ def free_ports(wanted: Sequence[int], address: str) -> list[int]:
                 probe.bind((address, port))
             except OSError as error:
                 message = f"cannot listen on port {port} of {address}: {error.strerror}"
-                raise ServerError(message, "end what listens there, or choose another port") from error
+                remedy = "end what listens there, or choose another port"
+                if error.errno == errno.EADDRNOTAVAIL:
+                    remedy = "give an address of this machine"
+                raise ServerError(message, remedy) from error
             ports.append(probe.getsockname()[1])
         return ports
 

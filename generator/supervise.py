@@ -47,7 +47,7 @@ def serve(
     http_port: int = 8000,
     grpc_port: int = 8001,
     metrics_port: int = 8002,
-    address: str = "0.0.0.0",
+    address: str = "127.0.0.1",
     timeout: float = 1800.0,
     exit_timeout: int = 30,
     restarts: int = RESTARTS,
@@ -57,8 +57,10 @@ def serve(
 
     Prints one line with the addresses when ready, then the server's log on stderr. Requests that run may end within
     `exit_timeout` seconds after a signal; a second signal ends the server at once. It is kept up as keep() does.
-    Raises ServerError when the server does not start, or ends once more.
+    Raises ServerError when there is no model repository, or the server does not start, or ends once more.
     """
+    if not any(repository.glob("*/config.pbtxt")):
+        raise ServerError(f"{repository} holds no model repository", "give the folder that gen-repo wrote")
     start = partial(
         running,
         repository,

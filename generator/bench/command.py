@@ -70,7 +70,11 @@ def run(bench: Bench, tell: Tell) -> tuple[dict[str, Any], list[Finding]]:
         raise ServerError(f"{bench.where} does not stream", "generate it with --streaming, or leave out --stream")
     program = analyzer.find()
     videos, pictures = [_read(file) for file in bench.videos], inputs.Pictures(bench.images)
-    bench.output.mkdir(parents=True, exist_ok=True)
+    try:
+        bench.output.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        what = f"{bench.output} cannot be the folder of the results: {problem.strerror}"
+        raise ServerError(what, "choose another --output") from None
     model = bench.model or names[FRONT if bench.stream else "ensemble"]
     cores = len(os.sched_getaffinity(0))
     result: dict[str, Any] = {

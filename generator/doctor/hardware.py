@@ -10,6 +10,10 @@ from generator.doctor.needs import Needs
 from generator.findings import Finding, error, warning
 from generator.memory import GIB, human
 
+MORE_MEMORY = (
+    "give the container more memory, end other programs, or generate with a lower --limit image-pixels=N, --max-images "
+    "or --max-batch-size"
+)
 SMALL = "build the engines for more GPUs (--tp), smaller batches or with --quantization, or use larger GPUs"
 
 
@@ -83,7 +87,7 @@ def _memory(needs: Needs, machine: Machine) -> Iterator[Finding]:
         what = (
             f"{human(machine.memory_free)} of memory are free, loading and serving take {human(numbers['host_bytes'])}"
         )
-        yield warning("memory-small", what, "/proc/meminfo", "give the container more memory, or end other programs")
+        yield warning("memory-small", what, "/proc/meminfo", MORE_MEMORY)
 
 
 def _ports(needs: Needs, machine: Machine) -> Iterator[Finding]:

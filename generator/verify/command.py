@@ -91,6 +91,8 @@ def run(wanted: Verify, tell: Tell) -> Verified:
     """
     repository = read(wanted.repository)
     truth.check_packages()
+    if wanted.checkpoint:
+        truth.check_checkpoint(wanted.checkpoint, repository)
     own = questions.given(wanted.text, wanted.images, wanted.videos, repository.spec)
     known = acceptance.known(repository.spec, own) if wanted.acceptance else None
     every = _questions(wanted, repository, own)

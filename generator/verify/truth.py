@@ -6,8 +6,10 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from generator.facts import checkpoint as facts
 from generator.findings import EXIT_ENVIRONMENT, Refused, error
 from generator.verify.repository import Repository
 
@@ -24,6 +26,17 @@ def check_packages() -> None:
         what = f"Hugging Face's answers need packages that are not installed: {', '.join(missing)}"
         remedy = "pip install 'gen-repo[torch,serve]'"
         raise Refused(error("verify", what, sys.executable, remedy), exit_code=EXIT_ENVIRONMENT)
+
+
+def check_checkpoint(folder: Path, repository: Repository) -> None:
+    """Raises Refused when there is none, or it is another model's: before a server is started for it."""
+    spec = repository.spec
+    if not (folder.is_dir() or (spec.checkpoint.archive and folder.is_file())):
+        kind = "file or directory" if spec.checkpoint.archive else "directory"
+        what = f"--hf-model-dir names no {kind}: {str(folder)!r}"
+        raise Refused(error("no-such-directory", what, "--hf-model-dir", "correct the path"))
+    if not spec.checkpoint.archive:
+        facts.read(folder, spec, repository.variant)
 
 
 def oracle(checkpoint: Checkpoint, repository: Repository) -> Oracle:

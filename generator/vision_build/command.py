@@ -49,6 +49,11 @@ def build(options: BuildOptions, tell: Tell) -> Built:
     from generator.vision_build import onnx_file, tower
 
     output = options.working_dir / options.output
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        what = f"{options.output} cannot be the engine's folder: {problem.strerror}"
+        raise Refused(error("output", what, "--output", "choose another folder")) from None
     tell(f"loading the encoder of {wanted.model}")
     module, constants = tower.load(wanted)
     tower.check(wanted, module)

@@ -7,13 +7,14 @@ import queue
 import time
 import urllib.request
 from base64 import b64encode
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from generator import ask
+from generator import ask, cli
 from tests.parity.client import FINAL, Case, ask_stream, inputs, tokens
 from tests.parity.conftest import MAX_TOKENS, Served
 
@@ -32,6 +33,24 @@ def test_ask_streams(streaming: Served) -> None:
         ask.ask(streaming.grpc, "tensorrt_llm_bls", case.text, case.images, max_tokens=MAX_TOKENS, stream=True)
     )
     assert len(pieces) > 3 and "".join(pieces) == streaming.expected[index]
+
+
+def test_the_command_streams_through_the_front(
+    streaming: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = next(i for i, c in enumerate(streaming.cases) if len(c.images) == 1)
+    case, picture = streaming.cases[index], tmp_path / "picture"
+    picture.write_bytes(case.images[0])
+    given = ["--url", streaming.grpc, "--image", str(picture), "--text", case.text, "--max-tokens", str(MAX_TOKENS)]
+    assert cli.main(["ask", *given, "--stream"]) == 0
+    assert capsys.readouterr().out == streaming.expected[index] + "\n"
+
+
+@pytest.mark.parametrize("served", ["llava"], indirect=True)
+def test_a_repository_that_does_not_stream_says_so(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ask", "--url", served.grpc, "--text", "hello?", "--stream"]) == 3
+    said = capsys.readouterr().err
+    assert "ensemble does not stream" in said and "--streaming" in said
 
 
 def test_generate_stream_sends_events_that_join_to_the_answer(streaming: Served) -> None:

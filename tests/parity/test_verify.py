@@ -119,8 +119,14 @@ def test_the_command(
 
 @pytest.mark.parametrize("served", ["llava"], indirect=True)
 def test_refusals(served: Served, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"(?s)cannot be loaded.*remedy: give the checkpoint of llava-1.5-7b-hf"):
+    with pytest.raises(Refused, match=r"model_type is 'kosmos-2', LLaVA-1.5 has 'llava'"):
         verified(served, SUBJECTS["kosmos-2"].path)
+    with pytest.raises(Refused, match="--hf-model-dir names no directory"):
+        verified(served, tmp_path / "nowhere")
+    without_weights = tmp_path / "checkpoint"
+    shutil.copytree(served.subject.path, without_weights, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(Refused, match=r"(?s)cannot be loaded.*remedy: give the checkpoint of llava-1.5-7b-hf"):
+        verified(served, without_weights)
     with pytest.raises(Refused, match="nothing to compare with"):
         command.run(command.Verify(served.folder, None, url=served.grpc), tell=print)
     with pytest.raises(Refused, match=r"(?s)merlion\.png.*--image FILE"):

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from generator import server
 from generator.cli import main
+from tests.checkpoints import cached
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -106,6 +110,51 @@ def test_asking_nobody_is_an_environment_error(tmp_path: Path) -> None:
 def test_serving_a_folder_that_is_not_there(tmp_path: Path) -> None:
     done = run("serve", str(tmp_path / "nothing"), cwd=tmp_path)
     assert done.returncode in (1, 3) and "nothing" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_serving_a_folder_without_models_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("not a repository")
+    done = run("serve", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 3 and "holds no model repository" in done.stderr
+
+
+def test_an_empty_file_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    done = run("ask", "--image", "empty.jpg", "--text", "what is it?", cwd=tmp_path)
+    assert done.returncode == 3 and "empty.jpg is empty" in done.stderr
+
+
+def test_whoever_reads_the_output_may_leave(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "generator", "list", "--json"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, b"")
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_an_output_that_is_no_folder_is_named_before_any_work(
+    where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    given = ["--model", "llava", "--hf-model-dir", str(cached("llava")), "--output", str(tmp_path / where)]
+    assert main(["build-vision", "--onnx-only", *given]) == 1
+    said = capsys.readouterr().err
+    assert "cannot be the engine's folder" in said and "exporting" not in said
+
+
+@pytest.mark.parametrize(
+    ("address", "ports", "message", "remedy"),
+    [
+        ("127.0.0.1", (0, 18000, 18000), "ports [18000, 18000] are not different", "a port of its own"),
+        ("192.0.2.1", (0, 0, 0), "of 192.0.2.1", "an address of this machine"),
+    ],
+)
+def test_addresses_that_cannot_be_listened_on(address: str, ports: tuple[int, ...], message: str, remedy: str) -> None:
+    with pytest.raises(server.ServerError) as refused:
+        server.free_ports(ports, address)
+    assert message in refused.value.message and remedy in refused.value.remedy
 
 
 @pytest.mark.parametrize("command", ["serve --http-port", "serve --grpc-port", "serve --metrics-port", "openai --port"])
