@@ -8,6 +8,9 @@ from pathlib import Path
 
 from generator import quantization
 
+# Of the steps that a --name stands before.
+STEP_NAMES = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls", "llm_responses")
+
 
 def positive(text: str) -> int:
     value = int(text)
@@ -48,6 +51,9 @@ def _limit(text: str) -> tuple[str, int]:
 def _name(text: str) -> str:
     if not text.isascii() or not text.replace("_", "").replace("-", "").isalnum():
         raise argparse.ArgumentTypeError(f"must consist of letters, digits, '_' and '-', not {text!r}")
+    for role in STEP_NAMES:
+        if text == role or text.endswith(f"_{role}"):
+            raise argparse.ArgumentTypeError(f"must not end as the names of the steps do ({role}), not {text!r}")
     return text
 
 

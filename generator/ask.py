@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generator.server import ServerError
+from generator.server import CHANNEL, ServerError
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
@@ -46,7 +46,7 @@ def connect(url: str) -> InferenceServerClient:
         raise ServerError(
             "the Python package tritonclient is not installed", "pip install 'tritonclient[grpc]'"
         ) from None
-    client = InferenceServerClient(url)
+    client = InferenceServerClient(url, channel_args=CHANNEL)
     try:
         alive = client.is_server_live()
     except Exception as error:  # grpc has no common class for what can go wrong here

@@ -131,11 +131,11 @@ def build_plan(plan: Plan) -> BuildPlan:
     images = limits.max_batch_size * limits.max_images
     own_tokenizer = PurePosixPath(plan.paths.checkpoint) / plan.spec.llm_folder
     options = [
+        *plan.repeated_options,
         *("--max-images", limits.max_images),
         *("--max-batch-size", limits.max_batch_size),
         *(("--max-tokens", limits.default_max_tokens) if limits.default_max_tokens != Options.max_tokens else ()),
         *(("--header-font", plan.paths.font) if plan.paths.font else ()),
-        *plan.repeated_options,
     ]
     return BuildPlan(
         release=facts,

@@ -228,6 +228,7 @@ def openai(arguments: argparse.Namespace) -> int:
 def bench(arguments: argparse.Namespace) -> int:
     from generator.bench import command
     from generator.bench.points import sweep
+    from generator.supervise import interruptible
 
     sizes = (None,) if arguments.video else arguments.image_size
     lists = (sizes, arguments.images, arguments.prompt_words, arguments.output_tokens, arguments.concurrency)
@@ -243,7 +244,7 @@ def bench(arguments: argparse.Namespace) -> int:
         requests=arguments.requests,
         distinct=arguments.distinct,
     )
-    with _environment("bench", arguments.repository):
+    with interruptible(), _environment("bench", arguments.repository):
         result, found = command.run(plan, tell=lambda line: print(line, file=sys.stderr, flush=True))
     if arguments.json:
         print(json.dumps({**result, "findings": [finding.as_dict() for finding in found]}, indent=2))
@@ -254,6 +255,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
+    from generator.supervise import interruptible
     from generator.verify import command
 
     wanted = command.Verify(
@@ -269,7 +271,7 @@ def verify(arguments: argparse.Namespace) -> int:
         font=arguments.header_font,
         acceptance=arguments.acceptance,
     )
-    with _environment("verify", arguments.repository):
+    with interruptible(), _environment("verify", arguments.repository):
         verified = command.run(wanted, tell=lambda line: print(line, file=sys.stderr, flush=True))
     if arguments.json:
         print(json.dumps(verified.as_dict(), indent=2, ensure_ascii=False))

@@ -19,6 +19,9 @@ from generator.findings import EXIT_USAGE, Refused, error
 DATA = Path(__file__).with_name("data")
 
 
+NUMBERS = {"int": r"-?[0-9]+", "float": r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One input or output of a Triton model: `type` without the TYPE_ prefix, `dims` without the batch axis."""
@@ -59,11 +62,11 @@ class Parameter:
         if self.type == "gpu_groups" and not self.groups and ";" in value:
             return "must be one comma list of integers in this release"
         if self.type in ("int", "float"):
-            try:
-                number = float(value) if self.type == "float" else int(value)
-            except ValueError:
+            # As C++ reads them: Python takes 1_000 and " 1" as well, of which the backend would read the beginning.
+            if not re.fullmatch(NUMBERS[self.type], value):
                 return f"must be {'a number' if self.type == 'float' else 'an integer'}"
-            if number != number or (self.min is not None and number < self.min):
+            number = float(value)
+            if self.min is not None and number < self.min:
                 return f"must be at least {self.min}"
             if self.max is not None and number > self.max:
                 return f"must be at most {self.max}"

@@ -20,6 +20,9 @@ SCHEMA = 1
 MADE_BY = "gen-repo"
 
 
+KEPT = ("hostfile",)  # what users put into a repository, and a new one has as well: where launch.sh looks for the nodes
+
+
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -48,6 +51,7 @@ def make(plan: Plan, options: Options, files: dict[str, bytes], links: Mapping[s
         "variant": plan.variant.name,
         "release": plan.release,
         "runtime": plan.runtime,
+        "quantization": plan.quantization,
         "servable": not plan.missing,
         "models": {role: plan.names[role] for role in plan.roles},
         "options": options.as_manifest(),
@@ -118,6 +122,6 @@ def edited(repository: Path, manifest: dict[str, Any]) -> dict[str, str]:
             found[path] = "changed"
     for file in sorted(p for p in repository.rglob("*") if p.is_file() or p.is_symlink()):
         path = file.relative_to(repository).as_posix()
-        if path not in known and path not in links and path != NAME and "__pycache__" not in file.parts:
+        if path not in known and path not in links and path not in (NAME, *KEPT) and "__pycache__" not in file.parts:
             found[path] = "added"
     return found

@@ -53,7 +53,8 @@ class Plan:
         quantization: of the LLM, as --quantization calls it or, where that has no word, as the engine does.
         launch: processes, nodes and GPUs. sizes: what the memory plan is computed from. deploy: None = no manifests.
         llm_queue: settings of the LLM's queue, outside its parameters.
-        repeated_options: words of the command line that make the same again, folders and limits left out.
+        repeated_options: words of the command line that make the same again, folders left out; with the model that was
+            asked for and not the variant that was found, as a deployment's names follow from it.
         dropped_ids: of stop words, which are no part of an answer's text.
         missing: what is not on disk yet, in words; a repository with missing parts cannot serve.
     """

@@ -72,6 +72,21 @@ def map_path(path: Path, mapping: tuple[tuple[str, str], ...]) -> str:
     return text
 
 
+def _mapping(options: Options, facts: Facts) -> tuple[tuple[tuple[str, str], ...], list[Finding]]:
+    """--path-map, each HOST also as the folder that it leads to, as the paths here do; findings of those in no path."""
+    places = [path for path in vars(facts.places).values() if isinstance(path, Path)]
+    places += [facts.font.path] if facts.font else []
+    mapping: list[tuple[str, str]] = []
+    findings = []
+    for host, container in options.path_map:
+        both = (host, container), ((options.working_dir / host).resolve().as_posix(), container)
+        mapping += both
+        if all(map_path(path, both) == path.as_posix() for path in places):
+            what = f"{host} is the beginning of no path here: {', '.join(sorted({path.as_posix() for path in places}))}"
+            findings.append(warning("path-map", what, "--path-map", "correct it, or leave it out"))
+    return tuple(mapping), findings
+
+
 def release_of(options: Options, spec: ModelSpec, facts: Facts) -> tuple[str, list[Finding]]:
     """The release to write for: the option, else the engine's own version, else the spec's default."""
     engine = facts.llm_engine
@@ -153,6 +168,8 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         The plan, complete even when findings contain errors (so that `--explain` can show it), and the findings.
     """
     chosen, findings = release_of(options, spec, facts)
+    mapping, more = _mapping(options, facts)
+    findings += more
     known = contract.contract(chosen)
     route, more = route_of(options, spec, chosen)
     findings += more
@@ -187,7 +204,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         {
             "gpt_model_path": map_path(
                 facts.places.llm_engine / "decoder" if spec.separate_decoder else facts.places.llm_engine,
-                options.path_map,
+                mapping,
             ),
             "max_beam_width": str(llm.max_beam_width if llm else 1),
             "enable_kv_cache_reuse": "true" if options.kv_cache_reuse else "false",
@@ -217,7 +234,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
     decode_edge, more = _decode_edge(options, spec, pixels)
     findings += more
     vision_dtype = vision_dtype if vision_dtype in TRITON_TYPE else spec.vision_dtype
-    engine_path = map_path(vision.file if vision else facts.places.vision_engine / "model.engine", options.path_map)
+    engine_path = map_path(vision.file if vision else facts.places.vision_engine / "model.engine", mapping)
     tensorrt_vision, more = vision_backend.decide(
         options,
         spec,
@@ -258,12 +275,12 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         font=facts.font,
         dropped_ids=prompting.dropped_ids(variant, facts),
         paths=Paths(
-            checkpoint=map_path(facts.places.checkpoint, options.path_map),
-            tokenizer=map_path(facts.places.tokenizer, options.path_map),
-            projector=map_path(facts.places.projector, options.path_map) if facts.places.projector else "",
+            checkpoint=map_path(facts.places.checkpoint, mapping),
+            tokenizer=map_path(facts.places.tokenizer, mapping),
+            projector=map_path(facts.places.projector, mapping) if facts.places.projector else "",
             vision_engine=engine_path,
-            llm_engine=map_path(facts.places.llm_engine, options.path_map),
-            font=map_path(facts.font.path, options.path_map) if facts.font else "",
+            llm_engine=map_path(facts.places.llm_engine, mapping),
+            font=map_path(facts.font.path, mapping) if facts.font else "",
         ),
         vision_batch=vision.most_entries if vision else None,
         tp=tp,
@@ -275,7 +292,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         image_hosts=options.image_hosts,
         llm_parameters=backend.parameters,
         llm_queue=backend.queue,
-        repeated_options=options.words(),
+        repeated_options=("--model", options.model, *options.words()),
         missing=tuple(missing),
     )
     findings += gpu_fit.check(plan, memory.make(plan)) + gpu_fit.vision_cache(plan) + deploy.check(plan)

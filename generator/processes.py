@@ -32,11 +32,11 @@ def steps(server: int) -> dict[int, Step]:
     found = {}
     for folder in PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(") ")
+            name, _, rest = (folder / "stat").read_text(errors="replace").partition("(")[2].rpartition(") ")
             fields = rest.split()
             if name == STUB and int(fields[1]) == server:
                 how = _how(int(fields[EXIT_CODE])) if fields[0] in "ZX" else ""
-                model = re.search(r"/([^/\0]+)/\d+/model\.py", (folder / "cmdline").read_text())
+                model = re.search(r"/([^/\0]+)/\d+/model\.py", (folder / "cmdline").read_text(errors="replace"))
                 found[int(folder.name)] = Step(int(folder.name), model[1] if model else "", how)
     return found
 

@@ -31,6 +31,13 @@ def apply(options: Options, spec: ModelSpec, decided: Limits) -> tuple[Limits, l
             findings.append(error("limit", what, "--limit", remedy))
         else:
             decided = replace(decided, **{field: value})
+    if decided.max_output_len is None and decided.max_input_len >= decided.max_seq_len:
+        decided = replace(decided, max_input_len=decided.max_seq_len - 1)  # the answer has at least one token
+    lowered = [f"{name}={value}" for name, value in options.limits if name in OF_ENGINES]
+    image = decided.max_table_rows // max(decided.max_images, 1)
+    if lowered and not findings and image > decided.max_input_len:
+        what = f"{decided.max_input_len} tokens are left for a prompt, and one {spec.media.noun} takes {image}"
+        findings.append(error("limit", what, f"--limit {' '.join(lowered)}", "give more"))
     return decided, findings
 
 

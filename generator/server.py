@@ -29,6 +29,13 @@ from pathlib import Path
 SHM = Path("/dev/shm")
 POLL_SECONDS = 0.05
 PORT_ATTEMPTS = 3
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # servers here are behind no proxy
+# Of a gRPC client: no proxy either, and messages of any size that the protocol has.
+CHANNEL = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+]
 
 
 class ServerError(RuntimeError):
@@ -78,7 +85,7 @@ def command(
         "--exit-on-error=true",
         f"--exit-timeout-secs={exit_timeout}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        *_python_threads(repository),
+        *_needs(repository),
         f"--http-address={address}",
         f"--grpc-address={address}",
         f"--metrics-address={address}",
@@ -206,13 +213,20 @@ def _from_wheel(scratch: Path) -> tuple[str, list[str], dict[str, str]]:
     return str(package / "tritonserver" / "bin" / "tritonserver"), options, environment
 
 
-def _python_threads(repository: Path) -> list[str]:
-    """The size of the python backend's thread pool, where the repository's front needs more than the default."""
+def _needs(repository: Path) -> list[str]:
+    """What launch.sh tells the server as well: threads for the front, and the pools that tables are sent from.
+
+    Raises ServerError for a repository whose LLM runs on several ranks.
+    """
     from generator import manifest
 
     machine = (manifest.read(repository) or {}).get("machine", {})
+    if (ranks := machine.get("world_size", 1)) > 1:
+        raise ServerError(f"the LLM of {repository} runs on {ranks} ranks", "start its launch.sh, which runs mpirun")
     number = machine.get("python_threads")
-    return [f"--backend-config=python,thread-pool-size={number}"] if number else []
+    options = [f"--backend-config=python,thread-pool-size={number}"] if number else []
+    pools = machine.get("vision_gpus", []) if machine.get("gpus") else []
+    return options + [f"--cuda-memory-pool-byte-size={gpu}:{machine['cuda_pool']}" for gpu in pools]
 
 
 def free_ports(wanted: Sequence[int], address: str) -> list[int]:
@@ -243,7 +257,7 @@ def _wait_ready(server: Server, timeout: float) -> None:
         if server.process.poll() is not None:
             raise died(server.process, server.log)
         try:
-            with urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=5) as answer:
+            with DIRECTLY.open(f"http://{server.http}/v2/health/ready", timeout=5) as answer:
                 if answer.status == 200:
                     return
         except OSError:  # not listening yet, or listening and not ready

@@ -81,8 +81,12 @@ def serve(
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside the block SIGINT and SIGTERM raise KeyboardInterrupt; a shell's & may have had the first ignored."""
-    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Inside the block SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt. A shell's & may have had the first ignored;
+    who ignores the last, as nohup does, goes on when the terminal is closed."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
         yield
     finally:

@@ -37,7 +37,8 @@ def write(target: Path, files: Files, *, force: bool, links: Links = NO_LINKS) -
         True when something was written, False when the folder already had exactly this content.
 
     Raises:
-        Refused: the folder is not ours, differs and `force` is not given, or cannot be written.
+        Refused: the folder is not ours, differs and `force` is not given, holds files that gen-repo did not write, or
+            cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +46,7 @@ def write(target: Path, files: Files, *, force: bool, links: Links = NO_LINKS) -
             if alone:
                 _clear(target)
             if target.exists() or target.is_symlink():
+                files = {**_kept(target), **files}
                 if _same(target, files, links):
                     return False
                 _may_replace(target, force)
@@ -99,19 +101,35 @@ def _same(target: Path, files: Files, links: Links) -> bool:
     )
 
 
+def _kept(target: Path) -> Files:
+    """What users put into a repository, and a new one has as well."""
+    return {name: (target / name).read_bytes() for name in manifest.KEPT if (target / name).is_file()}
+
+
 def _may_replace(target: Path, force: bool) -> None:
     if target.is_symlink() or not target.is_dir():
         what = "the output is a symbolic link or a file, not a folder"
         raise Refused(error("output-not-ours", what, target, "choose another folder with --output"))
     if not any(target.iterdir()):
         return
-    if manifest.read(target) is None:
+    content = manifest.read(target)
+    if content is None:
         what = "the output folder is not empty and has no manifest.json of gen-repo, so it is not ours to replace"
         raise Refused(error("output-not-ours", what, target, "choose another folder with --output"))
     if not force:
         what = "the output folder holds a repository that differs from the new one"
         remedy = "add --force to replace it (`gen-repo check` lists what was edited), or choose another --output"
         raise Refused(error("output-differs", what, target, remedy))
+    foreign = [
+        path
+        for path, how in manifest.edited(target, content).items()
+        if how == "added" and not (target / path).is_symlink()
+    ]
+    if foreign:
+        named = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        what = f"the output folder holds {len(foreign)} file(s) that gen-repo did not write and would delete: {named}"
+        remedy = "move them out of it (engines and checkpoints belong elsewhere), or delete them yourself"
+        raise Refused(error("output-foreign", what, target, remedy))
 
 
 @contextlib.contextmanager

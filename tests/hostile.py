@@ -21,6 +21,8 @@ from PIL.PngImagePlugin import PngInfo
 UNREADABLE = "not a readable JPEG, PNG or WebP file"
 DAMAGED = f"truncated or damaged|{UNREADABLE}"
 TOO_LARGE = r"\d+ pixels, allowed are \d+"
+SCANS = "more than 100 scans, the most allowed"
+SEGMENTS = "more than 10000 segments, the most allowed"
 ELONGATED = "too elongated"
 KINDS = ("JPEG", "PNG", "WEBP")
 ORIENTATION = 0x0112
@@ -63,6 +65,18 @@ def jpeg_of_size(width: int, height: int) -> bytes:
     frame = whole.index(b"\xff\xc0")
     whole[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
     return bytes(whole)
+
+
+def jpeg_of_scans(width: int, height: int, scans: int) -> bytes:
+    """A grey progressive JPEG of so many scans without data; each takes time for every pixel."""
+    tables = b"".join(
+        b"\xff\xc4" + struct.pack(">HB", 20, kind) + bytes([1, *[0] * 15, symbol])
+        for kind, symbol in ((0x00, 0), (0x10, 0xE0))
+    )
+    first, more = (b"\xff\xda" + struct.pack(">HB", 8, 1) + bytes([1, 0, *band, 0]) for band in ((0, 0), (1, 63)))
+    frame = b"\xff\xc2" + struct.pack(">HBHHB", 11, 8, height, width, 1) + bytes([1, 0x11, 0])
+    levels = b"\xff\xdb" + struct.pack(">HB", 67, 0) + b"\1" * 64
+    return b"\xff\xd8" + levels + frame + tables + first + more * (scans - 1) + b"\xff\xd9"
 
 
 def webp_of_size(width: int, height: int) -> bytes:
@@ -155,6 +169,11 @@ def refused() -> dict[str, tuple[bytes, str]]:
             DAMAGED,
         ),
         "photo of four billion pixels": (jpeg_of_size(65500, 65500), TOO_LARGE),
+        "photo of 5000 empty scans": (jpeg_of_scans(4000, 4000, 5000), SCANS),
+        "photo of scans apart": (jpeg_of_scans(4000, 4000, 5000).replace(b"\xff\xda", b"\0\xff\xff\xda"), SCANS),
+        "photo of endless segments": (photo[:2] + b"\xff\xfe\0\2" * (4 << 20) + photo[2:], SEGMENTS),
+        "photo after endless fill bytes": (photo[:2] + b"\xff" * (16 << 20) + photo[2:], SEGMENTS),
+        "photo of fill bytes only": (photo[:2] + b"\xff" * (16 << 20), UNREADABLE),
         "photo of no height": (jpeg_of_size(48, 0), DAMAGED),
         "web picture of 268 million pixels": (webp_of_size(16384, 16384), f"{DAMAGED}|{TOO_LARGE}"),
         "thread": (png(1, 100_000, bytes(400_000)), ELONGATED),
@@ -178,6 +197,10 @@ def odd() -> dict[str, bytes]:
         "photo in CMYK": encoded("JPEG", picture(mode="CMYK")),
         "photo in grey": encoded("JPEG", picture(mode="L")),
         "progressive photo": encoded("JPEG", progressive=True),
+        "photo of 100 scans": jpeg_of_scans(40, 40, 100),
+        "photo with scans in its profile": encoded("JPEG", icc_profile=b"\xff\xda\0\2" * 50_000, progressive=True),
+        "photo with scans in its comment": encoded("JPEG", comment=b"\xff\xda" * 5000),
+        "photo with scans behind": photo + b"\xff\xda\0\2" * 1000,
         "photo with a large EXIF": encoded("JPEG", exif=exif(make="x" * 60_000)),
         "photo with a looping EXIF": encoded("JPEG", exif=looping_exif()),
         "photo with an unknown orientation": encoded("JPEG", exif=exif(orientation=99)),
@@ -222,6 +245,7 @@ def addresses() -> dict[bytes, str]:
         b"https://user:secret@example.com/x.png": "user name or password",
         b"https://example.com\\@127.0.0.1/x.png": "user name or password",
         b"http://\x00": "malformed|not among the image hosts",
+        b"https://" + b"a" * 1_000_000: "malformed",
         b"data:": "not base64",
         b"data:,": "not base64",
         b"data:;base64,": "holds ''",

@@ -60,7 +60,7 @@ def run(bench: Bench, tell: Tell) -> tuple[dict[str, Any], list[Finding]]:
     Returns what results.json holds, and warnings. Raises ServerError: no perf_analyzer, no server, a refused request.
     """
     folder = Path(bench.where)
-    names = _names(folder) if folder.is_dir() else {role: role for role in ROLES}
+    names = _names(folder) if folder.is_dir() else _usual_names(bench.model)
     if folder.is_dir() and bench.output.resolve().is_relative_to(folder.resolve()):
         # A folder without a model inside a repository keeps Triton 2.51 from starting.
         raise ServerError(f"{bench.output} lies inside the repository", "choose an --output elsewhere")
@@ -119,6 +119,14 @@ def _names(repository: Path) -> dict[str, str]:
     return dict(content["models"])
 
 
+def _usual_names(model: str | None) -> dict[str, str]:
+    """The names of a repository that is not at hand: those without --name, or with the --name that `model` tells."""
+    if model in (None, "ensemble", FRONT):
+        return {role: role for role in ROLES}
+    prefix = str(model).removesuffix(f"_{FRONT}")
+    return {role: f"{prefix}_{role}" for role in ROLES} | {"ensemble": prefix}
+
+
 def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
@@ -162,7 +170,7 @@ def _group_seconds(group: int | None) -> float | None:
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            fields = stat.read_text().rpartition(")")[2].split()
+            fields = stat.read_text(errors="replace").rpartition(")")[2].split()
             if int(fields[2]) == group:
                 ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")

@@ -11,7 +11,7 @@ from pathlib import Path
 from generator import manifest
 from generator.check import configs, engine, graph, llm, plan_file, steps
 from generator.facts import jsonfile
-from generator.findings import Finding, Refused, error, warning
+from generator.findings import Finding, Refused, error
 
 
 def check(repository: Path) -> list[Finding]:
@@ -57,8 +57,18 @@ def agreement(repository: Path, release: str) -> list[Finding]:
 
 
 def _edited(repository: Path, content: dict[str, object]) -> list[Finding]:
-    remedy = "express the change as an option and generate again, or keep it and know that --force will drop it"
+    remedies = {
+        "changed": "express the change as an option and generate again, or keep it and know that --force will drop it",
+        "added": "keep it elsewhere: --force replaces no repository that holds files of others",
+        "missing": "generate the repository again",
+    }
     return [
-        warning("edited-file", f"{path} was {how} since gen-repo wrote it", repository / path, remedy)
+        Finding(
+            "error" if how == "missing" else "warning",
+            f"{'missing' if how == 'missing' else 'edited'}-file",
+            f"{path} {'is missing' if how == 'missing' else f'was {how}'} since gen-repo wrote it",
+            str(repository / path),
+            remedies[how],
+        )
         for path, how in manifest.edited(repository, content).items()
     ]

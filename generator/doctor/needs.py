@@ -79,7 +79,11 @@ def _imported(code: Path) -> Iterator[str]:
     """Modules from elsewhere that a step imports when it is loaded; what functions import is optional."""
     local = {path.stem for path in code.glob("*.py")}
     for path in sorted(code.glob("*.py")):
-        for node in _loaded(ast.parse(path.read_text("utf-8")).body):
+        try:
+            body = ast.parse(path.read_text("utf-8")).body
+        except (SyntaxError, ValueError) as problem:
+            raise Refused(error("syntax", f"this is no Python source: {problem}", path, AGAIN)) from None
+        for node in _loaded(body):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             for name in (name.split(".")[0] for name in names):
                 if name not in local | BACKEND and name not in sys.stdlib_module_names:

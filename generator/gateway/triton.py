@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from generator.ask import TEXT, inputs_of, times_of
 from generator.gateway.refusal import TritonError
-from generator.server import ServerError
+from generator.server import CHANNEL, DIRECTLY, ServerError
 
 TOKENS, PROMPT_TOKENS = "output_tokens", "input_tokens"
 STEPS = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing")
@@ -96,7 +95,7 @@ class Triton:
         """A client of the server that there is now. Raises TritonError when there is none."""
         place = self._here()
         if self._client is None or self._asked != place:
-            old, self._client = self._client, InferenceServerClient(place.grpc)
+            old, self._client = self._client, InferenceServerClient(place.grpc, channel_args=CHANNEL)
             self._asked, self._face = place, None
             if old is not None:
                 await old.close()
@@ -200,7 +199,7 @@ class Triton:
 
 def _read(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own server's address
+        with DIRECTLY.open(url, timeout=10) as answer:
             text: str = answer.read().decode()
             return text
     except OSError as error:

@@ -57,6 +57,6 @@ def read(folder: Path) -> Repository:
         content["models"],
         int(settings["tokenizer"]["vocab_size"]),
         int(settings["limits"].get("max_images", 1)),
-        content["options"].get("quantization") not in NOT_QUANTIZED,
+        content.get("quantization") not in NOT_QUANTIZED,
         settings["pixels"].get("dtype") == "uint8",
     )

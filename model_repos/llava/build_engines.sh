@@ -96,13 +96,16 @@ vision() {
 # 5. This repository again, now from the engines' own numbers.
 generate() {
   need gen-repo "install it here"
-  gen-repo --model llava-1.5-7b-hf \
+  gen-repo --model llava --max-images 1 --max-batch-size 8 --max-tokens 128 \
     --hf-model-dir "$checkpoint" \
     --visual-engine-dir "$vision_engine" \
     --llm-engine-dir "$llm_engine" \
-    --output "$repository" --force \
-    --max-images 1 --max-batch-size 8 --max-tokens 128
+    --output "$repository" --force
 }
+
+if [[ $PWD/ == "$repository"/* ]]; then
+  fail "run it in a folder outside of the repository, as its last step replaces that: cd /somewhere && $repository/build_engines.sh"
+fi
 
 steps=("$@")
 if (($# == 0)); then

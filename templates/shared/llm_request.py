@@ -87,6 +87,7 @@ class Limits:
     exclude_input: bool
     carries: str = TABLE  # what the vision step gives: rows for the table, or features to attend to
     decoder_start_id: int | None = None  # where the decoder does not read input_ids itself
+    max_beam_width: int | None = None  # None: the step looks itself
     step: str = "--runtime torch"  # who refuses, for messages
     remedy: str = "leave it out, or use --runtime trtllm"
 
@@ -214,6 +215,9 @@ def _row(
         raise RequestError(f"embedding_bias has {bias.size} entries; the vocabulary has {limits.vocab_size} tokens")
     if values["beam_width"] < 1:
         raise RequestError(f"beam_width is {values['beam_width']}: at least 1 is needed")
+    if limits.max_beam_width is not None and values["beam_width"] > limits.max_beam_width:
+        asked, most = values["beam_width"], limits.max_beam_width
+        raise RequestError(f"beam_width is {asked}, {limits.step} takes {most} at most: ask for fewer beams")
     if values["streaming"] and not limits.decoupled:
         raise RequestError("Streaming is only supported if model is deployed using decoupled mode.")
     if values["streaming"] and values["beam_width"] > 1:

@@ -7,6 +7,7 @@ reader of a stream can decide at that character, and the same however the text i
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
 
@@ -18,10 +19,17 @@ def cut(text: str, words: Iterable[str]) -> str | None:
 
 
 class Stopping:
-    """`cut` of a text that comes in pieces; `ended` once a stop string was complete."""
+    """`cut` of a text that comes in pieces; `ended` once a stop string was complete.
+
+    A character costs little whatever the words are: one look-up for each length of a word that may end there, and, as
+    what is held only ever loses its beginning, on average two in the sorted words.
+    """
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = [word for word in words if word]
+        self._known = frozenset(self.words)
+        self._sorted = sorted(self._known)
+        self._lengths = sorted({len(word) for word in self._known})
         self._held = ""  # the text's end, as far as a stop string may begin there
         self.ended = False
 
@@ -29,14 +37,28 @@ class Stopping:
         """What certainly belongs to the answer now; with `final` no more can come."""
         if self.ended:
             return ""
-        text = self._held + piece
-        kept = cut(text, self.words)
-        if kept is not None:
-            self.ended, self._held = True, ""
-            return kept
-        held = 0 if final else max((beginning_at_end(text, word) for word in self.words), default=0)
-        self._held = text[len(text) - held :]
+        if not self.words:
+            return piece
+        text, start = self._held + piece, 0  # what is held begins at `start`
+        for end in range(len(self._held) + 1, len(text) + 1):
+            length = self._complete(text, start, end)
+            if length:
+                self.ended, self._held = True, ""
+                return text[: end - length]
+            while start < end and not self._begins(text[start:end]):
+                start += 1
+        self._held = "" if final else text[start:]
         return text.removesuffix(self._held)
+
+    def _complete(self, text: str, start: int, end: int) -> int:
+        """Length of the longest word that ends at `end` and does not begin before `start`; 0 where there is none."""
+        lengths = self._lengths[: bisect_right(self._lengths, end - start)]
+        return next((length for length in reversed(lengths) if text[end - length : end] in self._known), 0)
+
+    def _begins(self, text: str) -> bool:
+        """Whether a word begins with `text`."""
+        place = bisect_left(self._sorted, text)
+        return place < len(self._sorted) and self._sorted[place].startswith(text)
 
 
 def beginning_at_end(text: str, word: str) -> int:

@@ -268,6 +268,7 @@ def test_beams_equal_hf(client: Any, hf: Any, length_penalty: float) -> None:
         ),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"beam_width": 0}, "beam_width is 0"),
+        ({"beam_width": 9}, "beam_width is 9, --runtime torch takes 8 at most: ask for fewer beams"),
     ],
 )
 def test_refusals_name_the_tensor(client: Any, more: dict[str, Any], message: str) -> None:

@@ -154,7 +154,7 @@ def answer(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> list[int]
 
 
 def stream(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> list[grpcclient.InferResult]:
-    """All responses of the decoupled model, up to the final one, which must be the only final one."""
+    """All responses of the decoupled model but the final one, which must be empty and the only final one."""
     responses: queue.Queue[Any] = queue.Queue()
     with grpcclient.InferenceServerClient(client.address) as own:  # one stream for each connection
         own.start_stream(lambda result, error: responses.put(error or result))
@@ -168,7 +168,7 @@ def stream(client: Any, prompt: Any, tokens: int = 12, **more: Any) -> list[grpc
                 if isinstance(received[-1], InferenceServerException):
                     raise received[-1]
             time.sleep(0.05)
-            assert responses.empty()
+            assert responses.empty() and not received.pop().get_response().outputs
         finally:
             own.stop_stream(cancel_requests=True)
     return received

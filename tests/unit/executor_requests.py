@@ -32,18 +32,32 @@ class Tensor(pb_utils.Tensor):
 
 
 class Sender:
+    """As the server's: told to send the final flag it is closed first, whether it then fails or not."""
+
     def __init__(self) -> None:
         self.responses: list[Any] = []
         self.cancelled = False
         self.done = threading.Event()
+        self.memory = 1 << 20
+        """How many more responses fit into shared memory; the final flag alone always does."""
 
     def send(self, response: Any = None, flags: int = 0) -> None:
         assert not self.done.is_set(), "sent after the final response"
-        self.responses.append(response)
+        if response is not None:
+            self._sent(response, closing=bool(flags & FINAL))
         if flags & FINAL:
             self.done.set()
 
+    def _sent(self, response: Any, *, closing: bool) -> None:
+        if self.memory == 0:
+            assert not closing, "a response that fails takes the final flag with it: nothing ends this request any more"
+            raise pb_utils.TritonModelException("Failed to increase the shared memory pool size")
+        self.memory -= 1
+        self.responses.append(response)
+
     def is_cancelled(self) -> bool:
+        if self.memory == 0:
+            raise pb_utils.TritonModelException("Failed to increase the shared memory pool size")
         return self.cancelled
 
 

@@ -181,7 +181,8 @@ def test_cogvlm_vision_code_is_patched_by_its_text(tmp_path: Path, end: str) -> 
     tokenizer.mkdir()
     plan = planned(specs()["cogvlm"].build, "bfloat16", TABLE, 1227, "python_executor", "1.2.1")
     plan = replace(plan, paths=replace(plan.paths, checkpoint=str(checkpoint), tokenizer=str(tokenizer)))
-    script = tmp_path / "build_engines.sh"
+    script = tmp_path / "repository/build_engines.sh"
+    script.parent.mkdir()
     script.write_bytes(render.top_level(plan, "build_engines.sh.jinja"))
     visual = checkpoint / "visual.py"
     visual.write_bytes(VISUAL.replace("\n", end).encode())

@@ -89,6 +89,8 @@ def test_check_says_fine_or_not(tmp_path: Path, capsys: pytest.CaptureFixture[st
         [],
         ["--model", "llava", "--max-images", "0"],
         ["--model", "llava", "--path-map", "nothing"],
+        ["--model", "llava", "--name", "llava_tensorrt_llm"],
+        ["--model", "llava", "--name", "preprocessing"],
         ["--model", "llava", "--set", "x=1"],
         ["--model", "llava", "--name", "a/b"],
         ["--model", "llava", "--image-host", "user@host/path"],

@@ -89,7 +89,9 @@ def test_unknown_release_lists_the_known_ones(text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "phrase"),
     [
-        ("kv_cache_free_gpu_mem_fraction", "nan", "at least"),
+        ("kv_cache_free_gpu_mem_fraction", "nan", "a number"),
+        ("kv_cache_free_gpu_mem_fraction", " 5e-1", "a number"),
+        ("max_tokens_in_paged_kv_cache", "100_000", "an integer"),
         ("kv_cache_free_gpu_mem_fraction", "-0.1", "at least 0"),
         ("max_beam_width", "1.5", "an integer"),
         ("batch_scheduler_policy", "fifo", "one of"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ from generator.findings import Refused
 from generator.write import write
 from tests.crash import killed_at
 
-MANIFEST = b'{"made_by": "gen-repo", "files": {}}'
+FILES = ("a/config.pbtxt", "a/1/model.py", "launch.sh", "b/1/model.py", "b/config.pbtxt")
+MANIFEST = json.dumps({"made_by": "gen-repo", "files": dict.fromkeys(FILES, "")}).encode()
 OLD = {
     "a/config.pbtxt": b"old",
     "a/1/model.py": b"x = 0\n" * 900,
@@ -196,7 +198,10 @@ def test_two_at_once_write_one_after_the_other(tmp_path: Path) -> None:
 
 
 def contents(number: int) -> dict[str, bytes]:
-    return NEW | {"a/config.pbtxt": b"%d" % number, f"{number}/only.txt": b"%d" % number}
+    own = f"{number}/only.txt"
+    manifest = {"made_by": "gen-repo", "files": dict.fromkeys((*FILES, own), "")}
+    made = {"a/config.pbtxt": b"%d" % number, own: b"%d" % number}
+    return NEW | made | {"manifest.json": json.dumps(manifest).encode()}
 
 
 def contend(target: str, number: str) -> None:

@@ -8,11 +8,14 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import images
+import numpy as np
 import pytest
+import triton_python_backend_utils as pb_utils
 import trustme
 from dial import is_public
 from fetch import MAX_REDIRECTS, Fetcher
@@ -20,7 +23,7 @@ from media import Source
 from tensors import RequestError
 
 from tests.unit.hosts import BODY, Names, serving
-from tests.unit.serving import ROOT, settings
+from tests.unit.serving import ROOT, SMALL_PIXELS, load_step, make_request, settings, texts, words
 
 HERE = {"127.0.0.1"}  # what passes for public in these tests
 
@@ -88,6 +91,91 @@ def test_fetch_refusals(host: Any, names: Names, path: str, message: str) -> Non
     assert message in refusal(fetcher(host), url(host, path))
 
 
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("-1", "larger than 1048576 bytes"),
+        ("7fffffff", "larger than 1048576 bytes"),
+        ("-8", "cannot be read (ValueError)"),
+    ],
+)
+def test_a_chunk_that_lies_about_its_size_is_not_read_beyond_the_limit(names: Names, size: str, message: str) -> None:
+    sent = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            peer, _ = listening.accept()
+            with peer, suppress(OSError):
+                peer.recv(9999)
+                peer.sendall(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\n".encode())
+                for _ in range(100):
+                    peer.sendall(bytes(1 << 20))
+                    sent.append(1 << 20)
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://a.test:{listening.getsockname()[1]}"
+        fetch = Fetcher([address], 1 << 20, may_dial=HERE.__contains__)
+        assert message in refusal(fetch, address)
+    assert sum(sent) < 32 << 20, "what the system's buffers hold, and no more"
+
+
+def test_a_body_in_chunks_is_read(names: Names) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            peer, _ = listening.accept()
+            with peer:
+                peer.recv(9999)
+                chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (BODY[:100], BODY[100:], b""))
+                peer.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://a.test:{listening.getsockname()[1]}"
+        assert Fetcher([address], 1 << 20, may_dial=HERE.__contains__)(address) == BODY
+
+
+def test_hosts_that_hang_hold_up_a_batch_for_one_deadline(host: Any, names: Names, tmp_path: Path) -> None:
+    """Six requests of three files each on hanging hosts, one whose host answers, one of text alone."""
+    step = load_step("preprocessing", tmp_path, settings(pixels=SMALL_PIXELS))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hanging = f"http://a.test:{silent.getsockname()[1]}/".encode()
+        step.read._fetch = Fetcher([hanging.decode(), url(host, "")], 1 << 20, 1.0, HERE.__contains__)
+        bad = make_request(
+            text_input=texts("<image><image><image>"),
+            image_url_input=words([hanging + name for name in (b"1", b"2", b"3")]),
+        )
+        good = make_request(text_input=texts("x"), image_url_input=words([url(host, "/ok.png").encode()]))
+        start = time.monotonic()
+        responses = step.execute([*[bad] * 6, good, make_request(text_input=texts("hello"))])
+        took = time.monotonic() - start
+    assert 1 <= took < 2, took
+    errors = [response.error() for response in responses]
+    assert [error is None for error in errors] == [False] * 6 + [True] * 2
+    assert all("did not deliver within 1 s" in error.message() for error in errors[:6])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_url_input": words([b"http://a.test/"] * 5)},  # four images are allowed
+        {"image_url_input": np.full((1, 1, 1), b"http://a.test/", np.object_)},
+        {"image_url_input": words([b"http://\xff"])},
+        {"image_url_input": np.full((9, 1), b"http://a.test/", np.object_), "text_input": texts(*"123456789")},
+    ],
+)
+def test_nothing_is_fetched_for_requests_that_are_refused_anyway(
+    host: Any, names: Names, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    step = load_step("preprocessing", tmp_path, settings(pixels=SMALL_PIXELS))
+    step.read._fetch = fetch = fetcher(host)
+    request = make_request(**{"text_input": texts("x"), **wrong})
+    assert list(step.read._urls(request)) == []
+    good = make_request(text_input=texts("x"), image_url_input=words([url(host, "/ok.png").encode()]))
+    refused, answered = step.execute([request, good])
+    assert refused.error().code() == pb_utils.TritonError.INVALID_ARG
+    assert not answered.has_error() and fetch._begun == {}
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_to_listed_hosts_are_followed(host: Any, names: Names, status: int) -> None:
     host.redirects["/old"] = (status, url(host, "/new?x=1", "http://b.test"))
@@ -111,6 +199,9 @@ def test_redirects_to_listed_hosts_are_followed(host: Any, names: Names, status:
         ("file:///etc/passwd", "a.test redirects: the URL is malformed"),
         ("gopher://a.test/x", "a.test redirects: the URL is malformed"),
         ("http://a.test:999999/x", "a.test redirects: the URL is malformed"),
+        ("http://[bad", "a.test redirects: the URL is malformed"),
+        ("//[x", "a.test redirects: the URL is malformed"),
+        ("http://a]b/", "a.test redirects: the URL is malformed"),
     ],
 )
 def test_every_hop_is_judged_as_the_first(host: Any, names: Names, location: str, message: str) -> None:

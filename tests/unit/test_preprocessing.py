@@ -142,6 +142,10 @@ def test_client_values_win_where_they_are_given(step: Any) -> None:
 
     got = run(step, text_input=texts("a"), **one("end_id", 7), **one("pad_id", 0), **one("min_tokens", 4))
     assert (got["end_id"].item(), got["pad_id"].item(), got["min_length"].item()) == (7, 0, 4)
+    got = run(step, text_input=texts("a"), **one("end_id", VOCAB_SIZE - 1))
+    assert got["end_id"].item() == VOCAB_SIZE - 1
+    message = refusal(step, text_input=texts("a"), **one("end_id", VOCAB_SIZE))
+    assert message.startswith(f"end_id is {VOCAB_SIZE}, the vocabulary has {VOCAB_SIZE} tokens: send one of them")
     got = run(step, text_input=texts("a"), **one("end_id", -1), **one("min_tokens", 4), **one("min_length", 4))
     assert (got["end_id"].item(), got["min_length"].item()) == (2, 4)
     template = run(step, text_input=texts("a"), apply_chat_template=np.array([[True]]))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marked_prompt import PromptBuilder
 from placement import Placed
+from tagged_prompt import PromptBuilder as TaggedPromptBuilder
 from tensors import RequestError
 from tokenizers_text import TokenizersText
 from word_lists import embedding_bias, spellings, stacked, word_list
@@ -111,6 +112,25 @@ def test_begin_token_in_the_text_stays_beside_the_tokenizers_own() -> None:
 def test_refusals(text: str, images: int, use_template: bool, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         ids_of(builder(), text, images, use_template)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "<|image_" + "9" * 5000 + "|>",
+            "^a number of more than 9 digits in an image tag, 1 image\\(s\\) came: write <.image_1",
+        ),
+        ("<|image_999999999|>", "^the text names images \\[999999999\\], 1 came"),
+        ("<|image_7|>" * 1000, "^the text names images \\[7, 7, 7, 7, 7, 7, 7, 7, 7, 7, ...\\], 1 came"),
+    ],
+    ids=["long", "large", "many"],
+)
+def test_numbers_of_tags_that_no_image_has(text: str, message: str) -> None:
+    prompt = {"image_tag": "<|image_NUMBER|>", "image_prefix": "<|image_1|>\n", "image_token_id": None}
+    with pytest.raises(RequestError, match=message) as refused:
+        TaggedPromptBuilder(serving.settings(prompt=prompt), TOKENIZER).chunks(text, 1, True)
+    assert len(str(refused.value)) < 300
 
 
 def test_model_that_needs_an_image() -> None:

@@ -19,6 +19,7 @@ from generator.generate import decide, files, generate
 from generator.models import specs
 from generator.options import Options
 from generator.routes import ROUTES
+from tests import engines
 
 # Whatever a file system allows in a path, and characters that end strings in proto text, Jinja and the shell.
 PATHS = st.text(
@@ -132,6 +133,20 @@ def test_a_step_gets_only_modules_that_it_imports() -> None:
     made = rendered(runtime="torch", model="llava")
     assert "vision_encoder/1/hf_llava.py" in made
     assert "vision_encoder/1/vila_layout.py" not in made
+
+
+def test_folders_are_mapped_by_any_of_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engines.llm(tmp_path / "real/engine")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path)
+    for named, host in (("link/engine", "link"), ("real/engine", "real"), ("link/engine", f"{tmp_path}/real")):
+        options = Options(model="llava", llm_engine_dir=Path(named), path_map=((host, "/engines"),))
+        plan, _, findings = decide(options)
+        assert plan.paths.llm_engine == "/engines/engine"
+        assert "path-map" not in {finding.code for finding in findings}
+    options = Options(model="llava", llm_engine_dir=engine, path_map=(("/elsewhere", "/engines"),))
+    [finding] = [finding for finding in decide(options)[2] if finding.code == "path-map"]
+    assert finding.level == "warning" and "/elsewhere" in finding.what and str(engine) in finding.what
 
 
 def test_longest_path_mapping_wins() -> None:

@@ -48,6 +48,13 @@ def test_limits_of_engines_can_only_be_lowered() -> None:
     assert str(most) in problem and str(most + 1) in problem
 
 
+def test_a_prompt_fits_into_its_sequence_and_an_image_into_a_prompt() -> None:
+    decided, findings = limits("llava", ("seq-len", 800))
+    assert (decided.max_input_len, decided.max_seq_len, findings) == (799, 800, [])
+    [problem] = limits("llava", ("seq-len", 300))[1]
+    assert "299 tokens are left for a prompt, and one image takes 576" in problem
+
+
 @pytest.mark.parametrize(
     ("model", "name"), [("llava", "video-frames"), ("video-neva", "image-bytes"), ("blip2-t5", "seq-len")]
 )

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from generator import server
+from generator.generate import generate
+from generator.options import Options
 from generator.server import ServerError
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +95,21 @@ def test_server_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {f"--model-repository={tmp_path / 'r'}", "--disable-auto-complete-config", "--http-port=1"} < set(argv)
     assert {"--grpc-port=2", "--metrics-port=3", "--exit-on-error=true"} < set(argv) and argv[-1] == "--id=a"
     assert "--backend-config=python,shm-region-prefix-name=some_" in argv
+
+
+def test_the_server_is_told_what_launch_script_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def arguments(name: str, **changed: object) -> list[str]:
+        options = Options(model="llava", output=tmp_path / name, working_dir=tmp_path, **changed)  # type: ignore[arg-type]
+        return command(generate(options).output)[0]
+
+    pool = "--cuda-memory-pool-byte-size="
+    one = arguments("one", streaming=True)
+    assert [word for word in one if word.startswith(pool)] == [f"{pool}0:75497472"]
+    assert "--backend-config=python,thread-pool-size=72" in one
+    assert not [word for word in arguments("torch", runtime="torch") if word.startswith(pool)]
+    with pytest.raises(ServerError, match="runs on 2 ranks") as refused:
+        arguments("two", tp=2)
+    assert "launch.sh" in refused.value.remedy
 
 
 def test_server_of_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,11 +218,22 @@ except ServerError as error:
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, 3)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 0), (signal.SIGKILL, 3)]
+)
 def test_serve_until_a_signal(tmp_path: Path, number: int, code: int) -> None:
-    """SIGTERM and SIGINT end it in order; a server that is killed is an error. Nothing is left in any case."""
+    """Signals end it in order; a server that is killed is an error. Nothing is left in any case.
+
+    Neither a proxy for everything that is not here nor a process with a broken name is in its way.
+    """
     argv = [sys.executable, "-c", SERVE, str(repository(tmp_path))]
-    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
+    environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    odd = tmp_path / "aaaaaaaaaaaaaa\u00e9"  # the kernel keeps 15 bytes of it: half of the last letter
+    shutil.copy("/bin/sleep", odd)
+    with (
+        subprocess.Popen([odd, "30"]) as other,
+        subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as program,
+    ):
         assert program.stdout is not None
         line = program.stdout.readline()
         assert line.startswith("ready: http 127.0.0.1:")
@@ -218,6 +247,7 @@ def test_serve_until_a_signal(tmp_path: Path, number: int, code: int) -> None:
         else:
             program.send_signal(number)
         rest = program.stdout.read()
+        other.kill()
     assert program.returncode == code
     assert code == 0 or "ended with code -9" in rest
     assert alive_in_group(child) == [] and left_behind(regions) == []

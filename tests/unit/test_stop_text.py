@@ -92,6 +92,38 @@ def test_streams_take_tokens_up_to_the_stop_word(size: int) -> None:
         assert taken == whole
 
 
+def nested(rng: random.Random) -> str:
+    """Words that share beginnings and ends, and lie in one another."""
+    return "".join(rng.choice(["a", "aa", "ab", "ba", "b", "🙂"]) for _ in range(rng.randrange(1, 7)))
+
+
+def test_many_words_that_begin_and_end_alike() -> None:
+    rng = random.Random(11)
+    ended = 0
+    for _ in range(2000):
+        words = [nested(rng) + rng.choice(["", "c", "d"]) for _ in range(rng.randrange(1, 20))]
+        words = [word for word in words if len(word) > 3]
+        pieces = [nested(rng) for _ in range(rng.randrange(1, 12))]
+        expected = truth("".join(pieces), words)
+        assert "".join(in_pieces(pieces, words)) == expected
+        ended += expected != "".join(pieces)
+    assert 300 < ended < 1700
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a" * 254 + chr(0x4E00 + number) + "z" for number in range(1024)],
+        ["a" * 255 + "z", *("b" + "a" * (number % 255) + chr(0x4E00 + number) for number in range(1023))],
+        ["a" * 255 + "z", *("b" + "a" * number for number in range(1, 256))],
+    ],
+)
+def test_as_many_words_as_a_request_may_have_as_long_as_they_may_be(words: list[str]) -> None:
+    stopping = Stopping(words)
+    given_out = "".join(stopping.push("a", final=False) for _ in range(4000))
+    assert 4000 - 255 <= len(given_out) <= 4000 - 254
+
+
 def test_work_does_not_grow() -> None:
     """Of a text that goes on looking like the beginning of a stop word, no more than the word's length is held."""
     word = "ab" * 20 + "c"

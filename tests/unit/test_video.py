@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+import videos
 from media import Source
 from placement import Placed
 from sequence_prompt import PromptBuilder
@@ -67,6 +71,52 @@ def test_limits() -> None:
         reader()(Source(DECODED, "video 0", huge))
     with pytest.raises(RequestError, match="bytes, allowed are"):
         reader()(Source(ENCODED, "video 0", b"x" * ((1 << 20) + 1)))
+
+
+def film(count: int, codec: str = "libx264", **options: str) -> Source:
+    """A file of frames that grow brighter."""
+    content = BytesIO()
+    with av.open(content, "w", format="matroska") as container:
+        stream = container.add_stream(codec, rate=10, options=options)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        for number in range(count):
+            levels = np.full((32, 32, 3), 12 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(levels, format="rgb24")))
+        container.mux(stream.encode())
+    return Source(ENCODED, "video 0", content.getvalue())
+
+
+@pytest.mark.parametrize("count", [1, 3, 9, 20])
+def test_frames_of_a_file_are_those_of_all_its_frames(count: int) -> None:
+    source = film(count)
+    with av.open(BytesIO(source.value)) as container:
+        every = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    clip = reader()(source)
+    for image, number in zip(clip.frames, reader().chosen(count), strict=True):
+        np.testing.assert_array_equal(np.asarray(image), every[number])
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 12])
+def test_a_wrong_number_of_packets_changes_no_frame(wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, contents, passes = film(9), VideoReader._contents, []
+
+    def odd(self: VideoReader, file: bytes, end: float, *, decode: bool) -> Iterator[Any]:
+        passes.append(decode)
+        found = contents(self, file, end, decode=decode)
+        return found if decode else iter(list(found)[:1] * wrong)
+
+    expected = reader()(source)
+    monkeypatch.setattr(VideoReader, "_contents", odd)
+    assert list(map(np.asarray, reader()(source).frames)) == [pytest.approx(np.asarray(i)) for i in expected.frames]
+    assert passes == [False, True, True]
+
+
+def test_the_time_of_decoding_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = film(9)
+    monkeypatch.setattr(videos, "MOST_SECONDS", -1)
+    with pytest.raises(RequestError, match="video 0: decoding takes more than -1 seconds: send a shorter") as refused:
+        reader()(source)
+    assert refused.value.reason == "video"
 
 
 def test_a_file_without_the_decoder_is_refused_naming_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,8 +172,8 @@ def test_the_engine_is_linked_into_the_step(tmp_path: Path) -> None:
     assert "edited-file" not in {finding.code for finding in check(output)}
     assert not generate(options(output=output, **asked)).written  # the same again
     link.unlink()
-    assert [f.what for f in check(output) if f.code == "edited-file"] == [
-        "vision_encoder/1/model.plan was missing since gen-repo wrote it"
+    assert [f.what for f in check(output) if f.code == "missing-file"] == [
+        "vision_encoder/1/model.plan is missing since gen-repo wrote it"
     ]
     link.write_bytes(b"another engine")
     assert [f.what for f in check(output) if f.code == "edited-file"] == [

@@ -11,7 +11,7 @@ from generator import write as writing
 from generator.findings import Refused
 from generator.write import write
 
-MANIFEST = b'{"made_by": "gen-repo", "files": {}}'
+MANIFEST = b'{"made_by": "gen-repo", "files": {"a/config.pbtxt": "", "b/1/model.py": "", "launch.sh": ""}}'
 OLD = {"a/config.pbtxt": b"old", "manifest.json": MANIFEST, "launch.sh": b"#!/bin/sh\n"}
 NEW = OLD | {"a/config.pbtxt": b"new", "b/1/model.py": b"x = 1\n"}
 
@@ -132,3 +132,19 @@ def test_output_below_a_file_is_an_environment_error(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         write(tmp_path / "file" / "repo", NEW, force=False)
     assert refused.value.exit_code == 3
+
+
+def test_what_others_have_put_there_is_not_deleted(tmp_path: Path) -> None:
+    target = tmp_path / "repo"
+    write(target, OLD, force=False)
+    engine = target / "tmp/trt_engines/rank0.engine"
+    engine.parent.mkdir(parents=True)
+    engine.write_bytes(b"hours of work")
+    with pytest.raises(Refused, match=r"1 file\(s\) that gen-repo did not write.*tmp/trt_engines/rank0\.engine"):
+        write(target, NEW, force=True)
+    assert engine.read_bytes() == b"hours of work" and (target / "a/config.pbtxt").read_bytes() == b"old"
+    engine.unlink()
+    (target / "hostfile").write_bytes(b"here slots=2\n")
+    assert write(target, NEW, force=True)
+    assert tree(target) == NEW | {"hostfile": b"here slots=2\n"}
+    assert not write(target, NEW, force=False)

@@ -6,13 +6,14 @@ Every pixel equals transformers' render_header for the same font file (transform
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 import images
 import triton_python_backend_utils as pb_utils
-from media import Source
+from media import Reader, Source
 from PIL import Image, ImageDraw, ImageFont
 from pixels import on_white
 from preprocessing_settings import Settings
@@ -58,7 +59,7 @@ def reader(settings: Settings) -> HeadedReader:
 class HeadedReader:
     """Decodes images with `read` and draws their text above them; `default_text` where there is none to draw."""
 
-    def __init__(self, read: Callable[[Source], Image.Image], font: Path, default_text: str) -> None:
+    def __init__(self, read: Reader, font: Path, default_text: str) -> None:
         self._read = read
         self._font = ImageFont.truetype(font, encoding="UTF-8", size=TEXT_SIZE)
         self._default_text = default_text
@@ -69,7 +70,7 @@ class HeadedReader:
         Raises RequestError when the image is refused or cannot be decoded, or the two together are too large.
         """
         headed: Headed = source.value
-        image = on_white(self._read(headed.source))
+        image: Image.Image = on_white(self._read(headed.source))
         header = self._header(headed.text)
         width = max(header.width, image.width)
         image_height, header_height = (int(part.height * (width / part.width)) for part in (image, header))
@@ -83,6 +84,9 @@ class HeadedReader:
         page.paste(header.resize((width, header_height)), (0, 0))
         page.paste(image.resize((width, image_height)), (0, header_height))
         return page
+
+    def fetching(self, requests: Sequence[pb_utils.InferenceRequest]) -> AbstractContextManager[None]:
+        return self._read.fetching(requests)
 
     def _header(self, text: str) -> Image.Image:
         """The text in black on white. Raises RequestError when it is too long or cannot be laid out."""

@@ -1,11 +1,14 @@
 """The video inputs of a request, and how one becomes a clip: the frames that the model looks at.
 
-A file is decoded twice: once to count its frames, which its header may not tell, once to keep those that are wanted.
+A file's packets are counted, then its frames are decoded and those wanted kept, as if each packet were one frame.
+Where that was wrong (some hold hidden frames, or several), they are decoded once more, now that their number is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -22,6 +25,7 @@ ENCODED, DECODED = "video_encoded_input", "video_bytes_input"
 # decoders are seldom looked at.
 FORMATS = "mov,mp4,matroska,webm,avi"
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "ffv1")
+MOST_SECONDS = 60  # of reading one file: all frames are decoded, and frames that are never shown count nowhere else
 MARGIN_PIXELS = 1 << 20  # ffmpeg counts what it pads small frames with
 LIBAV_OPTIONS = {"format_whitelist": FORMATS, "codec_whitelist": ",".join(CODECS), "protocol_whitelist": "none"}
 REFUSED = (
@@ -107,6 +111,9 @@ class VideoReader:
         step = -1 if self._reverse else 1
         return Clip([Image.fromarray(np.ascontiguousarray(frame[..., ::step])) for frame in frames])
 
+    def fetching(self, requests: Sequence[pb_utils.InferenceRequest]) -> AbstractContextManager[None]:
+        return nullcontext()  # videos come with their requests
+
     def chosen(self, count: int) -> list[int]:
         """Which of `count` frames: spread evenly from the first to the last; the last again where there are too few."""
         spread: list[int] = np.linspace(0, count - 1, min(self._num_frames, count), dtype=int).tolist()
@@ -115,22 +122,36 @@ class VideoReader:
     def _decode(self, file: bytes) -> list[NDArray[np.uint8]]:
         if len(file) > self._max_bytes:
             raise RequestError(f"the file has {len(file)} bytes, allowed are {self._max_bytes}: send a shorter one")
-        count = sum(1 for _ in self._decoded(file))
+        end = time.monotonic() + MOST_SECONDS
+        expected = sum(1 for packet in self._contents(file, end, decode=False) if packet.size)
+        count, kept = self._kept(file, end, self.chosen(expected))
         if count == 0:
             raise RequestError("the file holds no video frames: check or convert it")
         wanted = self.chosen(count)
-        from av.video.reformatter import VideoReformatter
-
-        # A frame's own to_ndarray makes one for each frame, and each starts threads.
-        converter: Any = VideoReformatter()
-        kept: dict[int, NDArray[np.uint8]] = {}
-        for number, frame in enumerate(self._decoded(file)):
-            if number in wanted:
-                kept[number] = converter.reformat(frame, format="rgb24").to_ndarray()
+        if count != expected:
+            _, kept = self._kept(file, end, wanted)
         return [kept[number] for number in wanted]
 
-    def _decoded(self, file: bytes) -> Iterator[Any]:
-        """Frames of the first video stream."""
+    def _kept(self, file: bytes, end: float, wanted: Sequence[int]) -> tuple[int, dict[int, NDArray[np.uint8]]]:
+        """How many frames there are, and those `wanted`, by their number."""
+        converter: Any = None
+        kept: dict[int, NDArray[np.uint8]] = {}
+        count = 0
+        for number, frame in enumerate(self._contents(file, end, decode=True)):
+            count = number + 1
+            if number in wanted:
+                if converter is None:  # a frame's own to_ndarray makes one for each frame, and each starts threads
+                    from av.video.reformatter import VideoReformatter
+
+                    converter = VideoReformatter()
+                kept[number] = converter.reformat(frame, format="rgb24").to_ndarray()
+        return count, kept
+
+    def _contents(self, file: bytes, end: float, *, decode: bool) -> Iterator[Any]:
+        """Packets of the first video stream, or its frames.
+
+        Raises RequestError when it cannot be read, or not before `end`, on the clock of time.monotonic.
+        """
         try:
             import av
         except ImportError:
@@ -145,9 +166,19 @@ class VideoReader:
                     if stream.codec_context.name not in CODECS:  # the option binds ffmpeg's guesses only
                         raise RequestError(f"codec {stream.codec_context.name}: send H.264, HEVC, VP8, VP9 or AV1")
                     self._check(stream.frames, stream.height, stream.width, (container.duration or 0) / av.time_base)
-                for number, frame in enumerate(container.decode(video=0)):
-                    self._check(number + 1, frame.height, frame.width, frame.time or 0)
-                    yield frame
+                count = 0
+                for packet in container.demux(video=0):
+                    if time.monotonic() > end:
+                        raise RequestError(
+                            f"decoding takes more than {MOST_SECONDS} seconds: send a shorter video or smaller frames"
+                        )
+                    if not decode:
+                        yield packet
+                        continue
+                    for frame in packet.decode():
+                        count += 1
+                        self._check(count, frame.height, frame.width, frame.time or 0)
+                        yield frame
         except RequestError:
             raise
         except Exception:  # decoders raise nearly anything on bytes that are not theirs

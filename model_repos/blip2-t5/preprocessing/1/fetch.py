@@ -7,17 +7,23 @@ anew, no credentials, no proxy, and the address that was checked to be public is
 from __future__ import annotations
 
 import http.client
+import io
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from dial import Deadline, connected, is_public, resolved
 from tensors import RequestError
 
 CHUNK = 1 << 16
+LONGEST_HOST = 253  # of any name of the DNS; errors quote it
 MAX_REDIRECTS = 3
+AT_ONCE = 64  # fetches of one process, in threads that only wait; further ones are begun as these end
 REDIRECTS = (301, 302, 303, 307, 308)
 URL_SIGNS = "%/:=&?~+!$,;'@()*[]"  # left as they are; what else a client wrote unquoted is quoted
 PORTS = {"http": 80, "https": 443}
@@ -32,11 +38,34 @@ class Origin(NamedTuple):
         return f"{self.scheme}://{self.host}:{self.port}"
 
 
+class Arrived(io.RawIOBase):
+    """The bytes of `stream`. Raises RequestError(`message`) when there are more than `most`."""
+
+    def __init__(self, stream: io.BufferedReader, most: int, message: str) -> None:
+        self._stream = stream
+        self._left = most
+        self._message = message
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._stream.readinto1(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise RequestError(self._message)
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
 class Fetcher:
     """Fetches files of at most `max_bytes` bytes, each within `seconds` in all, from the listed hosts.
 
     A host is written `images.example.com`, `host:8443`, or with its scheme; plain http must be written out.
-    An empty list refuses every URL.
+    An empty list refuses every URL. What is begun together shares the time of one file.
     """
 
     def __init__(
@@ -53,16 +82,35 @@ class Fetcher:
         self._seconds = seconds
         self._may_dial = may_dial or is_public
         self._tls = tls or ssl.create_default_context()
+        self._threads = ThreadPoolExecutor(AT_ONCE, "fetch")
+        self._begun: dict[str, Future[bytes]] = {}
 
     def __call__(self, url: str) -> bytes:
         """The body at `url`. Raises RequestError when it is refused, too large, too slow, or fails."""
+        begun = self._begun.get(url)
+        return begun.result() if begun else self._file(url, time.monotonic() + self._seconds)
+
+    @contextmanager
+    def begun(self, urls: Iterable[str]) -> Iterator[None]:
+        """While it is open, all of `urls` are fetched side by side until one deadline; a call waits for its own."""
+        end = time.monotonic() + self._seconds
+        self._begun = {url: self._threads.submit(self._file, url, end) for url in dict.fromkeys(urls)}
+        try:
+            yield
+        finally:
+            for fetch in self._begun.values():
+                fetch.cancel()  # nobody asks for it any more
+            self._begun = {}
+
+    def _file(self, url: str, end: float) -> bytes:
+        """As __call__; `end`, on the clock of time.monotonic, is when it is too slow."""
         parts, origin = self._allowed(url)
-        with Deadline(self._seconds) as deadline:
+        with Deadline(end - time.monotonic()) as deadline:
             for _ in range(1 + MAX_REDIRECTS):
                 found = self._answer(parts, origin, deadline)
                 if isinstance(found, bytes):
                     return found
-                parts, origin = self._next(origin, urljoin(parts.geturl(), found))
+                parts, origin = self._next(parts, origin, found)
         raise RequestError(f"{origin.host} redirects more than {MAX_REDIRECTS} times: send the final address")
 
     def _allowed(self, url: str) -> tuple[SplitResult, Origin]:
@@ -80,12 +128,14 @@ class Fetcher:
             )
         return parts, origin
 
-    def _next(self, origin: Origin, url: str) -> tuple[SplitResult, Origin]:
+    def _next(self, here: SplitResult, origin: Origin, location: str) -> tuple[SplitResult, Origin]:
         """Where a redirect leads, judged as the first URL was."""
         try:
-            parts, following = self._allowed(url)
+            parts, following = self._allowed(urljoin(here.geturl(), location))
         except RequestError as error:
             raise RequestError(f"{origin.host} redirects: {error}") from None
+        except ValueError:  # urljoin's own
+            raise RequestError(f"{origin.host} redirects: the URL is malformed: send the final address") from None
         if (origin.scheme, following.scheme) == ("https", "http"):
             raise RequestError(f"{origin.host} redirects from https to http: send the final address")
         return parts, following
@@ -95,7 +145,7 @@ class Fetcher:
         slow = RequestError(f"{origin.host} did not deliver within {self._seconds:g} s: send the file itself")
         try:
             found = self._get(parts, origin, deadline)
-        except (OSError, http.client.HTTPException, RequestError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: RequestError, and odd chunks
             if deadline.over or isinstance(error, TimeoutError):  # the error is only how the cut looks from here
                 raise slow from None
             if isinstance(error, RequestError):
@@ -145,6 +195,9 @@ class Fetcher:
         too_large = f"the file is larger than {self._max_bytes} bytes: send a smaller one"
         if (response.length or 0) > self._max_bytes:
             raise RequestError(too_large)
+        # http.client believes a chunk that says it has -1 bytes, and reads on: what arrives is counted under it.
+        arrived: Any = io.BufferedReader(Arrived(response.fp, 2 * self._max_bytes + CHUNK, too_large))
+        response.fp = arrived  # twice: chunks have headers of their own, which are small unless somebody plays
         body = bytearray()
         while chunk := response.read(CHUNK):
             body += chunk
@@ -157,6 +210,6 @@ class Fetcher:
 
 def _origin(parts: SplitResult) -> Origin:
     """Raises ValueError when the URL is not http(s) with a host and a valid port."""
-    if parts.scheme not in PORTS or not parts.hostname:
+    if parts.scheme not in PORTS or not parts.hostname or len(parts.hostname) > LONGEST_HOST:
         raise ValueError("not an http(s) URL")
     return Origin(parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme])

@@ -9,13 +9,15 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from fetch import Fetcher
+from jpeg_scans import SIGNATURE, check_scans
 from media import Source, carries_something
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -73,6 +75,7 @@ class ImageReader:
 
     def __init__(self, limits: Limits, hosts: Sequence[str], decode_edge: int | None = None) -> None:
         self._decode_edge = decode_edge
+        self._limits = limits
         self._max_bytes = limits["max_image_bytes"]
         self._max_pixels = limits["max_image_pixels"]
         self._fetch = Fetcher(hosts, self._max_bytes)
@@ -94,12 +97,26 @@ class ImageReader:
             reason = "url" if error.reason == "url" else "image"
             raise RequestError(f"{source.label}: {error}", reason) from None
 
+    def fetching(self, requests: Sequence[pb_utils.InferenceRequest]) -> AbstractContextManager[None]:
+        """While it is open, what the URLs of `requests` name is fetched, all together: hosts that hang hold up the
+        requests, and their neighbours, for one deadline."""
+        return self._fetch.begun([url for request in requests for url in self._urls(request)])
+
+    def _urls(self, request: pb_utils.InferenceRequest) -> Iterator[str]:
+        """What is to be fetched for the request. Nothing where it is going to be refused, with its own error."""
+        with suppress(Exception):
+            array = optional(request, URL)
+            if array is None or array.ndim != 2 or len(array) > self._limits["max_batch"]:
+                return
+            rows = [[entry for entry in row if entry] for row in array]
+            if max(map(len, rows)) <= self._limits["max_images"]:
+                yield from (entry.decode() for row in rows for entry in row if _is_web_address(entry))
+
     def _file_at(self, value: bytes) -> bytes:
         """The file that a data URI holds or an http(s) URL names."""
-        scheme = value[:8].lower()
-        if scheme.startswith(b"data:"):
+        if value[:5].lower() == b"data:":
             return self._data_uri(value)
-        if scheme.startswith((b"http://", b"https://")):
+        if _is_web_address(value):
             try:
                 return self._fetch(value.decode())
             except UnicodeDecodeError:
@@ -133,6 +150,8 @@ class ImageReader:
 
     def _decode(self, file: bytes) -> Image.Image:
         self._check_bytes(len(file))
+        if file.startswith(SIGNATURE):
+            check_scans(file)
         try:
             image: Image.Image = Image.open(BytesIO(file), formats=FORMATS)
         except Image.DecompressionBombError as error:  # Pillow looks at the header, too, and knows the number
@@ -167,3 +186,7 @@ class ImageReader:
         if height * width > self._max_pixels:
             raise self._too_many_pixels(f"{width}x{height}")
         return Image.fromarray(np.ascontiguousarray(channels_last, dtype=np.uint8))
+
+
+def _is_web_address(value: bytes) -> bool:
+    return value[:8].lower().startswith((b"http://", b"https://"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 
@@ -14,6 +17,15 @@ class Source(NamedTuple):
     tensor: str
     label: str
     value: Any
+
+
+class Reader(Protocol):
+    """Decodes sources."""
+
+    def __call__(self, source: Source) -> Any: ...
+
+    def fetching(self, requests: Sequence[pb_utils.InferenceRequest]) -> AbstractContextManager[None]:
+        """While it is open, what the requests name but do not hold is fetched; none waits for each other's in turn."""
 
 
 def carries_something(array: NDArray[Any] | None) -> bool:

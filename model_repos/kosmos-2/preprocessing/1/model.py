@@ -12,7 +12,7 @@ import numpy as np
 import text_tokenizer
 import triton_python_backend_utils as pb_utils
 from counts import Counts
-from media import Source
+from media import Reader, Source
 from numpy.typing import NDArray
 from placement import ImageLayout, Placed
 from preprocessing_settings import load
@@ -43,12 +43,13 @@ class TritonPythonModel:
         self.numbers: Any = importlib.import_module(self.settings["pixels"]["module"])
         media = importlib.import_module(self.settings["media"]["module"])
         self.sources: Callable[..., list[list[Source]]] = media.sources
-        self.read: Callable[[Source], Any] = media.reader(self.settings)
+        self.read: Reader = media.reader(self.settings)
         self.counts = Counts(args.get("model_name", self.settings["model"]))
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """One response per request; a bad request fails alone."""
-        responses = answer_each(requests, self.answer, self.counts.refused)
+        with self.read.fetching(requests):
+            responses = answer_each(requests, self.answer, self.counts.refused)
         self.counts.flush()
         return responses
 
@@ -75,7 +76,7 @@ class TritonPythonModel:
         output_lens = [self.prompts.output_len(*pair) for pair in zip(lengths, max_tokens, strict=True)]
         pixel_values, pixels_of = self._pixel_values(images)
         pad_ids = _given(column(request, "pad_id", batch, -1), self.settings["tokenizer"]["pad_id"])
-        end_ids = _given(column(request, "end_id", batch, -1), self.settings["tokenizer"]["end_id"])
+        end_ids = self._end_ids(request, batch)
         release, prompt = self.settings["release"], self.settings["prompt"]
         num_rows = [self.prompts.table_rows([placed for _, placed in row]) for row in images]
         outputs = {
@@ -173,6 +174,17 @@ class TritonPythonModel:
         return [
             client_id.to_bytes(8, "little") + salt.encode() for client_id, salt in zip(client_ids, salts, strict=True)
         ]
+
+    def _end_ids(self, request: pb_utils.InferenceRequest, batch: int) -> list[int]:
+        """Checked here: the C++ backend writes to the logits at this index as it is."""
+        tokenizer = self.settings["tokenizer"]
+        end_ids: list[int] = column(request, "end_id", batch, -1)
+        if max(end_ids) >= tokenizer["vocab_size"]:
+            raise RequestError(
+                f"end_id is {max(end_ids)}, the vocabulary has {tokenizer['vocab_size']} tokens: "
+                "send one of them, or leave it out for the model's own"
+            )
+        return _given(end_ids, tokenizer["end_id"])
 
     def _word_lists(
         self,

@@ -10,6 +10,9 @@ import re
 from prompt import Prompts
 from tensors import RequestError
 
+MOST_DIGITS = 9  # of a tag's number: Python refuses to convert thousands
+QUOTED = 10  # numbers in an error
+
 
 class PromptBuilder(Prompts):
     def chunks(self, text: str, images: int, apply_chat_template: bool) -> list[list[int]]:
@@ -19,13 +22,20 @@ class PromptBuilder(Prompts):
         """
         tag = re.compile(r"(\d+)".join(map(re.escape, self.settings["image_tag"].split("NUMBER"))))
         mark = self.settings["image_mark"]
-        numbers = [int(number) for number in tag.findall(text)]
+        found = tag.findall(text)
+        if any(len(number) > MOST_DIGITS for number in found):
+            raise RequestError(
+                f"a number of more than {MOST_DIGITS} digits in an image tag, {images} image(s) came: "
+                f"write {self._tag(1)} to {self._tag(max(images, 1))}"
+            )
+        numbers = [int(number) for number in found]
         marks = text.count(mark)
         if numbers and marks:
             raise RequestError(f"{mark} and {self._tag(numbers[0])} in one text: use one of the two")
         if numbers and numbers != list(range(1, images + 1)):
+            named = ", ".join(map(str, numbers[:QUOTED])) + ", ..." * (len(numbers) > QUOTED)
             raise RequestError(
-                f"the text names images {numbers}, {images} came: write {self._tag(1)} to {self._tag(max(images, 1))} "
+                f"the text names images [{named}], {images} came: write {self._tag(1)} to {self._tag(max(images, 1))} "
                 "in this order"
             )
         if marks and marks != images:

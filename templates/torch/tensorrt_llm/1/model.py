@@ -49,6 +49,7 @@ class TritonPythonModel:
             exclude_input=_exclude_input(config, settings),
             carries=settings["carries"],
             decoder_start_id=settings["decoder_start_id"],
+            max_beam_width=settings.get("max_beam_width", 8),  # each beam costs a row of its own, and its cache
         )
         form = importlib.import_module(settings["prompt"]["module"]).PromptForm(model, settings, device)
         self.decoder = Decoder(model, form, settings["vocab_size"], device)
@@ -109,7 +110,8 @@ class TritonPythonModel:
             rows = parse(request, self.limits)
             self._admit(len(rows))
         except Exception as error:  # belongs to this request alone
-            sender.send(failed(error), flags=FINAL)
+            _send(sender, failed(error))
+            _send(sender, None, FINAL)
             return
         wanted = set(request.requested_output_names())
         stream = Stream(sender, len(rows), request.request_id(), wanted, self._row_done)
@@ -136,14 +138,12 @@ class TritonPythonModel:
             if row.streaming:
                 self._stream(stream, index, row)
             else:
-                stream.send(
-                    pb_utils.InferenceResponse(self._whole(row, stream.cancelled) + stream.batch_index(index)),
-                    True,
-                )
+                tensors = self._whole(row, stream.cancelled)
+                stream.send(index, pb_utils.InferenceResponse(tensors + stream.batch_index(index)), last=True)
         except Exception as error:  # belongs to this row alone
-            stream.send(failed(error), last=True)
+            stream.fail(index, error)
         finally:
-            if stream.pending == 0:
+            if stream.end(index):
                 with self.lock:
                     self.running[stream.request_id].discard(stream)
                     if not self.running[stream.request_id]:
@@ -155,17 +155,19 @@ class TritonPythonModel:
         last = False
         for token in self.decoder.tokens(row, stream.cancelled):
             tensors = self.answers.tensors(row, [[token]], context, prefix=[])
-            stream.send(pb_utils.InferenceResponse(tensors + stream.batch_index(index)), token.last)
+            stream.send(index, pb_utils.InferenceResponse(tensors + stream.batch_index(index)), token.last)
             context, last = None, token.last
         if not last:
             tensors = self.answers.tensors(row, [[]], None, prefix=[])
-            stream.send(pb_utils.InferenceResponse(tensors + stream.batch_index(index)), last=True)
+            stream.send(index, pb_utils.InferenceResponse(tensors + stream.batch_index(index)), last=True)
 
 
 class Stream:
-    """The responses of one decoupled request: the final flag goes out with the last one of all its rows.
+    """The responses of one decoupled request.
 
-    `row_done` is called before the last response of each row goes out: a client may send its next request then.
+    The final flag follows the last of all its rows in a call of its own: a sender that was told to send it counts as
+    closed even where it fails, as it does when shared memory cannot grow. `row_done` is called once for each row,
+    before its last response goes out: a client may send its next request then.
     """
 
     def __init__(
@@ -174,7 +176,8 @@ class Stream:
         self.sender = sender
         self.wanted = wanted
         self.rows = rows
-        self.pending = rows
+        self.pending = set(range(rows))  # rows that are not over
+        self.counted = set(range(rows))  # rows that row_done was not called for
         self.request_id = request_id
         self.row_done = row_done
         self.stopped = threading.Event()
@@ -184,23 +187,50 @@ class Stream:
         """Whether a stop request or the client's own cancellation ended this request."""
         return self.stopped.is_set() or self.sender.is_cancelled()
 
-    def send(self, response: pb_utils.InferenceResponse, last: bool) -> None:
-        """Send what the client wants of one response; `last` means the last one of its row.
+    def send(self, row: int, response: pb_utils.InferenceResponse, last: bool) -> None:
+        """Send what the client wants of one response of `row`; `last` means its last one. Raises if that fails.
 
         The server before 24.12 would drop the other outputs without the interpreter's lock, and end this step so.
         """
-        if not response.has_error():
-            tensors = [tensor for tensor in response.output_tensors() if tensor.name() in self.wanted]
-            response = pb_utils.InferenceResponse(tensors)
         if last:
-            self.row_done()
+            self._discount(row)
+        tensors = [tensor for tensor in response.output_tensors() if tensor.name() in self.wanted]
         with self.lock:
-            self.pending -= last
-            self.sender.send(response, flags=FINAL if self.pending == 0 else 0)
+            self.sender.send(pb_utils.InferenceResponse(tensors))
+
+    def fail(self, row: int, error: Exception) -> None:
+        """Tell the client that `row` failed, if it can still be told."""
+        self._discount(row)
+        with self.lock:
+            _send(self.sender, failed(error))
+
+    def end(self, row: int) -> bool:
+        """`row` is over, however it ended; True if it was the last one of the request."""
+        with self.lock:
+            self.pending.discard(row)
+            if not self.pending:
+                _send(self.sender, None, FINAL)
+            return not self.pending
+
+    def _discount(self, row: int) -> None:
+        """Call row_done for `row`, once."""
+        with self.lock:
+            first = row in self.counted
+            self.counted.discard(row)
+        if first:
+            self.row_done()
 
     def batch_index(self, index: int) -> list[pb_utils.Tensor]:
         """The output that tells the rows of a request apart; the backend leaves it out for a single row."""
         return [Answers.index_tensor("batch_index", index)] if self.rows > 1 else []
+
+
+def _send(sender: Any, response: pb_utils.InferenceResponse | None, flags: int = 0) -> None:
+    """Send what nobody else can answer for: a failure is for the log."""
+    try:
+        sender.send(response, flags=flags)
+    except Exception as error:
+        pb_utils.Logger.log_error(f"a response could not be sent: {error!r}")
 
 
 def _check_id(request: pb_utils.InferenceRequest) -> str:

@@ -19,7 +19,8 @@ POLL = datetime.timedelta(milliseconds=20)  # until the thread looks for cancell
 
 
 class Stream:
-    """The responses of one request: the final flag goes out with the last one of all its rows."""
+    """The responses of one request. The final flag follows the last of all its rows in a call of its own: a sender that
+    was told to send it counts as closed even where it fails, as it does when shared memory cannot grow."""
 
     def __init__(self, sender: Any, rows: int, request_id: str) -> None:
         self.sender = sender
@@ -27,10 +28,38 @@ class Stream:
         self.pending = rows
         self.request_id = request_id
 
-    def send(self, response: pb_utils.InferenceResponse, last: bool) -> None:
-        """Send one response; `last` means the last one of its row."""
-        self.pending -= last
-        self.sender.send(response, flags=FINAL if self.pending == 0 else 0)
+    def send(self, response: pb_utils.InferenceResponse, last: bool) -> bool:
+        """Send one response; `last` means the last one of its row.
+
+        False if that failed: the log has why, the client gets an error if it can still be told, and the row is over.
+        """
+        try:
+            self.sender.send(response)
+        except Exception as error:
+            sent = False
+            self._try(failed(error))
+        else:
+            sent = True
+        if last or not sent:
+            self.pending -= 1
+            if self.pending == 0:
+                self._try(None, FINAL)
+        return sent
+
+    def cancelled(self) -> bool:
+        """Whether the client has gone; False while that cannot be asked."""
+        try:
+            return bool(self.sender.is_cancelled())
+        except Exception as error:
+            pb_utils.Logger.log_warn(f"request {self.request_id!r}: cannot tell whether it was cancelled: {error!r}")
+            return False
+
+    def _try(self, response: pb_utils.InferenceResponse | None, flags: int = 0) -> None:
+        """Not decoupled, a request takes no error after the answer that failed, only its end: Triton makes that one."""
+        try:
+            self.sender.send(response, flags=flags)
+        except Exception as error:
+            pb_utils.Logger.log_error(f"request {self.request_id!r} could not be told how it ended: {error!r}")
 
 
 class Row(NamedTuple):
@@ -47,6 +76,7 @@ class InFlight:
         self._cancellation_seconds = cancellation_seconds
         self._running: dict[int, Row] = {}
         self._lock = threading.Lock()
+        self._failed = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="await_responses", daemon=True)
         self._thread.start()
@@ -54,7 +84,7 @@ class InFlight:
     def start(self, requests: Sequence[trtllm.Request], stream: Stream) -> None:
         """Begin to answer the rows of one request. Raises RuntimeError when the executor is gone."""
         with self._lock:  # no result is handed out before its row is known
-            if not self._thread.is_alive():
+            if self._failed:
                 raise RuntimeError("the executor has failed: see the server's log, and load the model again")
             numbers = self._executor.enqueue_requests(list(requests))
             self._running.update((number, Row(stream, place)) for place, number in enumerate(numbers))
@@ -88,14 +118,20 @@ class InFlight:
 
     def _hand_out(self, response: trtllm.Response) -> None:
         """Send one response of the executor to the client that waits for it; what fails here is that row's alone."""
+        number = response.request_id
         last = response.has_error() or response.result.is_final
         with self._lock:
-            row = self._running.pop(response.request_id) if last else self._running[response.request_id]
+            row = self._running.pop(number, None) if last else self._running.get(number)
+        if row is None:  # of a row that ended when a response of it could not be sent
+            return
         try:
             made = self._made(response, row)
         except Exception as error:
             made = failed(error)
-        row.stream.send(made, last)
+        if not row.stream.send(made, last) and not last:
+            with self._lock:
+                del self._running[number]
+            self._cancel([number])
 
     def _made(self, response: trtllm.Response, row: Row) -> pb_utils.InferenceResponse:
         """Raises RuntimeError with what the executor says, which may show the inside of it: it is for the log."""
@@ -107,7 +143,7 @@ class InFlight:
         """Cancel the rows whose client has gone."""
         with self._lock:
             streams = {row.stream for row in self._running.values()}
-        left = {stream for stream in streams if stream.sender.is_cancelled()}
+        left = {stream for stream in streams if stream.cancelled()}
         if left:
             with self._lock:
                 numbers = [number for number, row in self._running.items() if row.stream in left]
@@ -121,7 +157,8 @@ class InFlight:
     def _fail(self, error: Exception) -> None:
         """Nothing more will come: answer what runs, so that no client waits for ever."""
         pb_utils.Logger.log_error(f"the executor failed, load the model again: {error!r}")
-        with self._lock:
+        with self._lock:  # no row is taken on after this, since nobody would answer it
+            self._failed = True
             rows, self._running = list(self._running.values()), {}
         for row in rows:
             row.stream.send(failed(error), last=True)

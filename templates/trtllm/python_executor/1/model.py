@@ -45,6 +45,7 @@ class TritonPythonModel:
             dtype=getattr(torch, settings["dtype"]),
             decoupled=decoupled,
             exclude_input=True if exclude_input is None else exclude_input,
+            max_beam_width=parameters.get("max_beam_width", int) or 1,  # as the executor takes its absence
             step="the route python_executor",
             remedy="leave it out",
         )
@@ -64,7 +65,7 @@ class TritonPythonModel:
             try:
                 self._start(request, sender)
             except Exception as error:  # belongs to this request alone
-                sender.send(failed(error), flags=FINAL)
+                Stream(sender, 1, request.request_id()).send(failed(error), last=True)
 
     def finalize(self) -> None:
         if self.in_flight is not None:
@@ -77,6 +78,7 @@ class TritonPythonModel:
             if not request.request_id():
                 raise RequestError("Trying to stop a request but request ID is not provided")
             self.in_flight.stop(request.request_id())
+            # In one response: a front that waits must not get one before the end.
             sender.send(pb_utils.InferenceResponse([]), flags=FINAL)
             return
         rows = parse(request, self.limits)
