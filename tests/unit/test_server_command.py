@@ -206,10 +206,12 @@ def test_a_taken_port(tmp_path: Path, port: str) -> None:
 
 
 SERVE = """
+import signal
 import sys
 from pathlib import Path
 from generator.server import ServerError
 from generator.supervise import serve
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 try:
     sys.exit(serve(Path(sys.argv[1]), http_port=0, grpc_port=0, metrics_port=0, address="127.0.0.1", restarts=0))
 except ServerError as error:
