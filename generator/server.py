@@ -25,6 +25,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SHM = Path("/dev/shm")
 POLL_SECONDS = 0.05
@@ -112,9 +113,11 @@ def running(
     """Serve `repository` inside a with-block; a port of 0 means any free one.
 
     Yields when every model is ready. Raises ServerError, with the models' own messages first, when a model fails to
-    load, the server dies, or nothing is ready after `timeout` seconds. On leaving, the server is stopped with its
-    Python processes, and its shared memory is gone.
+    load, the server dies, or nothing is ready after `timeout` seconds; at once when the LLM runs on several ranks. On
+    leaving, the server is stopped with its Python processes, and its shared memory is gone.
     """
+    if (ranks := _machine(repository).get("world_size", 1)) > 1:
+        raise ServerError(f"the LLM of {repository} runs on {ranks} ranks", "start its launch.sh, which runs mpirun")
     wanted = (http_port, grpc_port, metrics_port)
     with tempfile.TemporaryDirectory(prefix="gen_repo_server_") as folder:
         for attempt in range(PORT_ATTEMPTS):
@@ -213,16 +216,17 @@ def _from_wheel(scratch: Path) -> tuple[str, list[str], dict[str, str]]:
     return str(package / "tritonserver" / "bin" / "tritonserver"), options, environment
 
 
-def _needs(repository: Path) -> list[str]:
-    """What launch.sh tells the server as well: threads for the front, and the pools that tables are sent from.
-
-    Raises ServerError for a repository whose LLM runs on several ranks.
-    """
+def _machine(repository: Path) -> dict[str, Any]:
+    """What the repository's manifest says of the machine that it needs; {} where there is none."""
     from generator import manifest
 
-    machine = (manifest.read(repository) or {}).get("machine", {})
-    if (ranks := machine.get("world_size", 1)) > 1:
-        raise ServerError(f"the LLM of {repository} runs on {ranks} ranks", "start its launch.sh, which runs mpirun")
+    machine: dict[str, Any] = (manifest.read(repository) or {}).get("machine", {})
+    return machine
+
+
+def _needs(repository: Path) -> list[str]:
+    """What launch.sh tells the server as well: threads for the front, and the pools that tables are sent from."""
+    machine = _machine(repository)
     number = machine.get("python_threads")
     options = [f"--backend-config=python,thread-pool-size={number}"] if number else []
     pools = machine.get("vision_gpus", []) if machine.get("gpus") else []

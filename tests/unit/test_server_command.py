@@ -98,17 +98,20 @@ def test_server_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_server_is_told_what_launch_script_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def arguments(name: str, **changed: object) -> list[str]:
+    def made(name: str, **changed: object) -> Path:
         options = Options(model="llava", output=tmp_path / name, working_dir=tmp_path, **changed)  # type: ignore[arg-type]
-        return command(generate(options).output)[0]
+        return generate(options).output
+
+    def arguments(name: str, **changed: object) -> list[str]:
+        return command(made(name, **changed))[0]
 
     pool = "--cuda-memory-pool-byte-size="
     one = arguments("one", streaming=True)
     assert [word for word in one if word.startswith(pool)] == [f"{pool}0:75497472"]
     assert "--backend-config=python,thread-pool-size=72" in one
     assert not [word for word in arguments("torch", runtime="torch") if word.startswith(pool)]
-    with pytest.raises(ServerError, match="runs on 2 ranks") as refused:
-        arguments("two", tp=2)
+    with pytest.raises(ServerError, match="runs on 2 ranks") as refused, server.running(made("two", tp=2)):
+        pass
     assert "launch.sh" in refused.value.remedy
 
 
