@@ -7,9 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from generator import quantization
-
-# Of the steps that a --name stands before.
-STEP_NAMES = ("preprocessing", "vision_encoder", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls", "llm_responses")
+from generator.plan import FRONT, LLM_RESPONSES, ROLES
 
 
 def positive(text: str) -> int:
@@ -51,7 +49,7 @@ def _limit(text: str) -> tuple[str, int]:
 def _name(text: str) -> str:
     if not text.isascii() or not text.replace("_", "").replace("-", "").isalnum():
         raise argparse.ArgumentTypeError(f"must consist of letters, digits, '_' and '-', not {text!r}")
-    for role in STEP_NAMES:
+    for role in (*ROLES, FRONT, LLM_RESPONSES):  # which a --name stands before
         if text == role or text.endswith(f"_{role}"):
             raise argparse.ArgumentTypeError(f"must not end as the names of the steps do ({role}), not {text!r}")
     return text

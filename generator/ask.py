@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from generator.plan import FRONT
 from generator.server import CHANNEL, ServerError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 TEXT = "text_output"
 FINAL = "triton_final_response"
-ENSEMBLE, FRONT = "ensemble", "tensorrt_llm_bls"  # as they are called without --name
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def run(
         if not content:
             raise ServerError(f"{path} is empty", "give an image or video file")
     client = connect(url)
-    model = model or (FRONT if stream and client.is_model_ready(FRONT) else ENSEMBLE)
+    model = model or (FRONT if stream and client.is_model_ready(FRONT) else "ensemble")
     before = step_times(client) if times else {}
     begin = time.perf_counter()
     arrived = []

@@ -56,7 +56,8 @@ def route_of(options: Options, spec: ModelSpec, release: str) -> tuple[Route, li
     return route, findings
 
 
-def _names(prefix: str | None) -> dict[str, str]:
+def names_of(prefix: str | None) -> dict[str, str]:
+    """The Triton models by role, with --name or without."""
     if prefix is None:
         return {role: role for role in ("ensemble", *ROLES, FRONT, LLM_RESPONSES)}
     return {"ensemble": prefix} | {role: f"{prefix}_{role}" for role in (*ROLES, FRONT, LLM_RESPONSES)}
@@ -257,7 +258,7 @@ def make(options: Options, spec: ModelSpec, variant: Variant, facts: Facts) -> t
         client_cache_ids=options.client_cache_ids,
         tensorrt_vision=tensorrt_vision,
         vision_cache=options.vision_cache or 0,
-        names=_names(options.name),
+        names=names_of(options.name),
         limits=decided,
         vocab_size=vocab_size,
         hidden_size=hidden_size,

@@ -18,6 +18,7 @@ from generator.bench import analyzer, inputs, report
 from generator.bench.points import Point, Requests
 from generator.findings import Finding, warning
 from generator.plan import FRONT
+from generator.planning import names_of
 from generator.server import ServerError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 WARM_UP = 2  # requests of a kind before it is measured
 RESULTS = "results.json"
-ROLES = ("ensemble", FRONT, "vision_encoder", "tensorrt_llm")
 Tell = Callable[[str], None]
 
 
@@ -121,10 +121,8 @@ def _names(repository: Path) -> dict[str, str]:
 
 def _usual_names(model: str | None) -> dict[str, str]:
     """The names of a repository that is not at hand: those without --name, or with the --name that `model` tells."""
-    if model in (None, "ensemble", FRONT):
-        return {role: role for role in ROLES}
-    prefix = str(model).removesuffix(f"_{FRONT}")
-    return {role: f"{prefix}_{role}" for role in ROLES} | {"ensemble": prefix}
+    unnamed = model is None or model in ("ensemble", FRONT)
+    return names_of(None if unnamed else str(model).removesuffix(f"_{FRONT}"))
 
 
 def _read(file: Path) -> bytes:

@@ -11,7 +11,10 @@ from pathlib import Path
 from generator import manifest
 from generator.check import configs, engine, graph, llm, plan_file, steps
 from generator.facts import jsonfile
-from generator.findings import Finding, Refused, error
+from generator.findings import Finding, Refused, error, warning
+
+CHANGED = "express the change as an option and generate again, or keep it and know that --force will drop it"
+ADDED = "keep it elsewhere: --force replaces no repository that holds files of others"
 
 
 def check(repository: Path) -> list[Finding]:
@@ -57,18 +60,10 @@ def agreement(repository: Path, release: str) -> list[Finding]:
 
 
 def _edited(repository: Path, content: dict[str, object]) -> list[Finding]:
-    remedies = {
-        "changed": "express the change as an option and generate again, or keep it and know that --force will drop it",
-        "added": "keep it elsewhere: --force replaces no repository that holds files of others",
-        "missing": "generate the repository again",
+    make: dict[str, Callable[[str, Path], Finding]] = {
+        "missing": lambda what, where: error("missing-file", what, where, "generate the repository again"),
+        "changed": lambda what, where: warning("edited-file", what, where, CHANGED),
+        "added": lambda what, where: warning("edited-file", what, where, ADDED),
     }
-    return [
-        Finding(
-            "error" if how == "missing" else "warning",
-            f"{'missing' if how == 'missing' else 'edited'}-file",
-            f"{path} {'is missing' if how == 'missing' else f'was {how}'} since gen-repo wrote it",
-            str(repository / path),
-            remedies[how],
-        )
-        for path, how in manifest.edited(repository, content).items()
-    ]
+    found = manifest.edited(repository, content).items()
+    return [make[how](f"{path} is {how} since gen-repo wrote the repository", repository / path) for path, how in found]

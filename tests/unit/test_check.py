@@ -116,7 +116,7 @@ def test_a_path_that_can_be_none_is_not_there(repository: Path, key: str, entry:
 
 def test_added_file_is_reported(repository: Path) -> None:
     (repository / "notes.txt").write_text("mine")
-    assert any("notes.txt was added" in f.what for f in check(repository))
+    assert any("notes.txt is added" in f.what for f in check(repository))
 
 
 def test_folder_that_is_not_ours(tmp_path: Path) -> None:

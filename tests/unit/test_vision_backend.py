@@ -173,11 +173,11 @@ def test_the_engine_is_linked_into_the_step(tmp_path: Path) -> None:
     assert not generate(options(output=output, **asked)).written  # the same again
     link.unlink()
     assert [f.what for f in check(output) if f.code == "missing-file"] == [
-        "vision_encoder/1/model.plan is missing since gen-repo wrote it"
+        "vision_encoder/1/model.plan is missing since gen-repo wrote the repository"
     ]
     link.write_bytes(b"another engine")
     assert [f.what for f in check(output) if f.code == "edited-file"] == [
-        "vision_encoder/1/model.plan was changed since gen-repo wrote it"
+        "vision_encoder/1/model.plan is changed since gen-repo wrote the repository"
     ]
     assert generate(options(output=output, force=True, **asked)).written and link.is_symlink()
 
