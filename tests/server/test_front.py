@@ -312,7 +312,7 @@ def running_in(group: int) -> list[str]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it may end at any time
-            state, _, of, *_ = stat.read_text().rpartition(")")[2].split()
+            state, _, of, *_ = stat.read_text(errors="replace").rpartition(")")[2].split()
             if int(of) == group and state != "Z":
                 found.append(state)
     return found

@@ -73,7 +73,7 @@ def alive_in_group(group: int) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            state, _, member_of = (process / "stat").read_text().rpartition(") ")[2].split()[:3]
+            state, _, member_of = (process / "stat").read_text(errors="replace").rpartition(") ")[2].split()[:3]
             if int(member_of) == group and state != "Z":
                 found.append((process / "cmdline").read_text())
     return found
