@@ -1,6 +1,6 @@
-"""One encoder, on the torch side: checkpoint, ONNX file, pixels and their rows by torch in fp32; or torch's own speed.
+"""One encoder, on the torch side: checkpoint and ONNX file; pixels and their rows by torch in fp32; torch's own speed.
 
-Used by run.py; `python -m benchmarks.vision_engines.export export|torch FOLDER MODEL [--pixels uint8]
+Used by run.py; `python -m benchmarks.vision_engines.export export|truth|torch FOLDER MODEL [--pixels uint8]
 [--vision-backend tensorrt] [--layers N]`.
 """
 
@@ -48,7 +48,7 @@ def _subject(folder: Path, model: str, pixels: str, backend: str) -> tuple[Build
 
 
 def export(folder: Path, model: str, pixels: str, backend: str, layers: int | None) -> dict[str, Any]:
-    """Writes checkpoint/, model.onnx, config.json, subject.json, pixels.npy and rows.npy."""
+    """Writes checkpoint/, model.onnx, config.json and subject.json."""
     MAKERS[model](folder / "checkpoint", layers)
     options, wanted = _subject(folder, model, pixels, backend)
     started = time.monotonic()
@@ -56,28 +56,32 @@ def export(folder: Path, model: str, pixels: str, backend: str, layers: int | No
     exported = time.monotonic() - started
     (folder / "config.json").write_text(json.dumps(config(wanted, "", {})))
     (folder / "subject.json").write_text(json.dumps({"profile": wanted.profile, "dtype": wanted.dtype}))
-    inputs, truth, facts = _truth(wanted)
-    np.save(folder / "pixels.npy", inputs.cpu().numpy())
-    np.save(folder / "rows.npy", truth.cpu().numpy())
-    return {"export_s": round(exported, 1), "rows": list(truth.shape[1:]), **facts}
+    return {"export_s": round(exported, 1)}
 
 
-def _truth(wanted: Subject) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Pixels, their rows by torch in fp32, and the number of weights; of pixels that are no levels, too, how far noise
-    in them moves the rows in fp32. Where that is much, an error of an engine says something about the weights alone."""
+def truth(folder: Path, model: str, pixels: str, backend: str) -> dict[str, Any]:
+    """Writes pixels.npy and rows.npy, by torch in fp32.
+
+    Tells, too, of pixels that are no levels, how far noise in them moves the rows. Where that is much, an error of an
+    engine says something about the weights alone.
+    """
+    _, wanted = _subject(folder, model, pixels, backend)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     module, _ = towers.load(replace(wanted, dtype="float32"))
-    facts: dict[str, Any] = {"weights": sum(weight.numel() for weight in module.parameters())}
     inputs = _whole(wanted, module, COMPARED)
+    exact = inputs if inputs.dtype == torch.uint8 else inputs.float()
+    facts: dict[str, Any] = {"weights": sum(weight.numel() for weight in module.parameters())}
     with torch.no_grad():
-        if inputs.dtype == torch.uint8:
-            return inputs, module(inputs).float().flatten(1, -2), facts
-        rows = module(inputs.float()).float()
-        noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1)).to(inputs.device)
-        if wanted.layout == "flattened_patches":
-            noise[..., :2] = 0  # a patch's line and column
-        facts["noise_moves"] = relative_error(module(inputs.float() * (1 + NOISE * noise)).float(), rows)
-    return inputs, rows.flatten(1, -2), facts
+        rows = module(exact).float().flatten(1, -2)
+        if inputs.dtype != torch.uint8:
+            noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1)).to(inputs.device)
+            if wanted.layout == "flattened_patches":
+                noise[..., :2] = 0  # a patch's line and column
+            moved = module(exact * (1 + NOISE * noise)).float().flatten(1, -2)
+            facts["noise_moves"] = relative_error(moved, rows)
+    np.save(folder / "pixels.npy", inputs.cpu().numpy())
+    np.save(folder / "rows.npy", rows.cpu().numpy())
+    return {"rows": list(rows.shape[1:]), **facts}
 
 
 def _whole(wanted: Subject, module: torch.nn.Module, entries: int) -> torch.Tensor:
@@ -94,9 +98,9 @@ def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
 def torch_itself(folder: Path, model: str, pixels: str, backend: str) -> dict[str, Any]:
     """Error and images per second of torch in fp16, with plain attention and with torch's own kernels."""
     _, wanted = _subject(folder, model, pixels, backend)
-    inputs, truth = (torch.from_numpy(np.load(folder / name)) for name in ("pixels.npy", "rows.npy"))
+    inputs, rows = (torch.from_numpy(np.load(folder / name)) for name in ("pixels.npy", "rows.npy"))
     module, _ = towers.load(wanted)
-    inputs, truth = (tensor.to(next(module.parameters()).device) for tensor in (inputs, truth))
+    inputs, rows = (tensor.to(next(module.parameters()).device) for tensor in (inputs, rows))
     found: dict[str, Any] = {}
     for attention in ("eager", "sdpa"):
         for part in module.modules():
@@ -104,7 +108,7 @@ def torch_itself(folder: Path, model: str, pixels: str, backend: str) -> dict[st
             if hasattr(own, "_attn_implementation"):
                 own._attn_implementation = attention
         with torch.no_grad():
-            error = relative_error(module(inputs).flatten(1, -2), truth)
+            error = relative_error(module(inputs).flatten(1, -2), rows)
         found[attention] = {"error": error, "images_s": _speeds(wanted, module)}
     return found
 
@@ -135,7 +139,7 @@ def _seconds(call: Callable[[], Any], repeats: int = 20) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("export", "torch"))
+    parser.add_argument("what", choices=("export", "truth", "torch"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("model", choices=MAKERS)
     parser.add_argument("--pixels", choices=("float", "uint8"), default="float")
@@ -143,7 +147,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="fewer layers than published, for a trial")
     arguments = parser.parse_args()
     asked = arguments.folder.resolve(), arguments.model, arguments.pixels, arguments.vision_backend
-    made = export(*asked, arguments.layers) if arguments.what == "export" else torch_itself(*asked)
+    if arguments.what == "export":
+        made = export(*asked, arguments.layers)
+    else:
+        made = {"truth": truth, "torch": torch_itself}[arguments.what](*asked)
     (asked[0] / f"{arguments.what}.json").write_text(json.dumps(made))
 
 

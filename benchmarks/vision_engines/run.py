@@ -30,7 +30,7 @@ FIRST = ("cogvlm", "blip2-opt", "blip2-t5", "nougat", "vila", "llava")  # the lo
 REQUESTS = ("llava", "llava-next", "vila")  # also built for Triton's TensorRT backend: whole requests, their tables
 LEVEL_SUFFIX, REQUESTS_SUFFIX = "-uint8", "-requests"
 EXPORTS = 3  # at a time, besides builds
-STAGES = ("export", "build", "compare", "step", "speed", "torch")
+STAGES = ("export", "truth", "build", "compare", "step", "speed", "torch")
 
 
 def encoders(only: list[str] | None) -> list[str]:
@@ -59,7 +59,7 @@ class Bench:
         return content
 
     def torch(self, name: str, what: str) -> bool:
-        """`what` is export, or torch for its speed."""
+        """`what` is export, truth, or torch for its own error and speed."""
         if made := self.done(name, what):
             return "failed" not in made
         model = name.removesuffix(LEVEL_SUFFIX).removesuffix(REQUESTS_SUFFIX)
@@ -131,7 +131,7 @@ def table(result: dict[str, Any]) -> str:
         plain = made.get("torch", {}).get("sdpa")
         cells = [
             name,
-            f"{made['export']['weights'] / 1e6:.0f} M",
+            f"{made['truth']['weights'] / 1e6:.0f} M",
             f"{made['build']['build_s']:.0f}",
             str(made["build"]["engine_mib"]),
             f"{100 * compared['error']:.2f} %",
@@ -160,16 +160,18 @@ def main() -> None:
 
     def build(name: str) -> None:
         if bench.torch(name, "export"):
+            truth = beside.submit(bench.torch, name, "truth")
             while ready and not ready.exists():
                 time.sleep(1)
             with building:
-                for what in ("build", "compare", "step"):
-                    if what != "step" or not name.endswith(REQUESTS_SUFFIX):  # which the Python step does not run
-                        bench.tensorrt(name, what)
+                if bench.tensorrt(name, "build") and truth.result():
+                    bench.tensorrt(name, "compare")
+                    if not name.endswith(REQUESTS_SUFFIX):  # which the Python step does not run
+                        bench.tensorrt(name, "step")
         bench.write(names, arguments.output)
 
     building = threading.Semaphore(arguments.workers)
-    with ThreadPoolExecutor(arguments.workers + EXPORTS) as pool:
+    with ThreadPoolExecutor(EXPORTS) as beside, ThreadPoolExecutor(arguments.workers + EXPORTS) as pool:
         list(pool.map(build, names))
     alone = [(bench.tensorrt, "speed")] + [(bench.torch, "torch")] * (not arguments.engines_only)
     for run, what in alone:

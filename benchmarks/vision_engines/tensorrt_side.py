@@ -10,6 +10,7 @@ import argparse
 import importlib.util
 import json
 import math
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -48,7 +49,12 @@ def build(folder: Path, level: int | None, own_kernels: bool) -> dict[str, Any]:
         configure=configure,
     )
     size = (folder / "model.engine").stat().st_size
-    return {"build_s": round(time.monotonic() - started, 1), "engine_mib": round(size / 2**20)}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+    return {
+        "build_s": round(time.monotonic() - started, 1),
+        "engine_mib": round(size / 2**20),
+        "memory_gib": round(memory / 2**20, 1),
+    }
 
 
 class Engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from safetensors.torch import load_file
 
 from generator.cli import main
 from generator.models import specs
+from generator.vision_build import onnx_file
 from generator.vision_build import tower as towers
-from generator.vision_build.onnx_file import _gathered
+from generator.vision_build.fold import LARGEST
 from generator.vision_build.subject import BuildOptions, subject
 from tests.checkpoints import MAKERS, cached
 
 MODELS = [name for name in specs() if name in MAKERS]
 TABLES = [name for name in MODELS if name not in ("deplot", "nougat", "fuyu")]  # which the TensorRT backend can run
 NOT_READ = {"Dropout", "If", "Loop", "SequenceEmpty", "ScatterND", "NonZero", "Mod"}
+PRODUCTS = {"Conv", "Gemm", "MatMul"}
 LEVELS = ("llava", "llava-next", "video-neva", "kosmos-2")
 
 
@@ -185,19 +188,28 @@ def test_levels_are_normalised_inside_to_the_same_values(model: str, tmp_path: P
     assert relative_error(run(tmp_path / "model.onnx", levels), truth) < 1e-4
 
 
-def test_weights_too_large_for_one_file_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = options("llava", tmp_path / "made")
+@pytest.mark.parametrize("model", MODELS)
+def test_weights_too_large_for_one_file_lie_beside_it(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = options(model, tmp_path / "made")
     assert main(arguments(asked)) == 0
-    plain = tmp_path / "made" / "model.onnx"
+    monkeypatch.setattr(onnx_file, "LARGEST_FILE", 0)
     large = tmp_path / "large" / "model.onnx"
-    large.parent.mkdir()
     for _ in range(2):  # again over what is there
-        _gathered(plain, large)
-    assert {file.name for file in large.parent.iterdir()} == {"model.onnx", "model.onnx.data"}
-    assert large.stat().st_size < plain.stat().st_size / 2 < large.with_name("model.onnx.data").stat().st_size
+        assert main(arguments(replace(asked, output=large.parent))) == 0
     wanted, _ = subject(asked)
-    pixels = torch.randn(2, *wanted.entry_shape)
-    assert np.array_equal(run(large, pixels), run(plain, pixels))
+    module, _ = towers.load(wanted)
+    pixels = towers.sample(wanted, module).cpu()
+    assert np.array_equal(run(large, pixels), run(tmp_path / "made" / "model.onnx", pixels))
+    graph = onnx.load(str(large), load_external_data=False).graph
+    assert [info.name for info in graph.input] == [wanted.input]
+    assert not {node.op_type for node in graph.node} & NOT_READ
+    beside = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    size = 4 * sum(int(np.prod(tensor.dims)) for tensor in beside)
+    assert size <= large.with_name("model.onnx.data").stat().st_size < size + 64 * len(beside)
+    inside = {t.name for t in graph.initializer if np.prod(t.dims) > LARGEST} - {t.name for t in beside}
+    assert not [node.name for node in graph.node if node.op_type in PRODUCTS and inside & set(node.input)]
 
 
 def test_the_digest_sees_weights_structure_and_settings(tmp_path: Path) -> None:
