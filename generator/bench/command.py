@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generator import __version__, ask, manifest, server
+from generator import __version__, ask, loaded, manifest, server
 from generator.ask import StepTime
 from generator.bench import analyzer, inputs, report
 from generator.bench.points import Point, Requests
@@ -88,6 +88,8 @@ def run(bench: Bench, tell: Tell) -> tuple[dict[str, Any], list[Finding]]:
     where = bench.url or (None if folder.is_dir() else bench.where)
     with server.started_or(where, folder, timeout=bench.timeout) as (url, group):
         client = ask.connect(url)
+        if bench.url and folder.is_dir():
+            loaded.must_be(folder, names.values(), url, client)
         decoupled = _decoupled(client)
         for number, point in enumerate(bench.points, 1):
             tell(f"[{number}/{len(bench.points)}] concurrency {point.concurrency}, {point.requests.name}")

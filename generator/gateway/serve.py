@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from generator import manifest, server, supervise
+from generator import ask, loaded, manifest, server, supervise
 from generator.gateway.messages import ChatFormat
 from generator.server import ServerError
 
@@ -43,6 +43,15 @@ def target(repository: Path) -> Target:
     return Target(str(content["variant"]), names, chat, limits)
 
 
+def _compare(folder: Path, known: Target, url: str) -> None:
+    try:
+        client = ask.connect(url)
+    except ServerError:
+        return  # it may come later; requests get 503 until then
+    with client:
+        loaded.must_be(folder, known.names.values(), url, client)
+
+
 def run(
     where: str,
     *,
@@ -64,8 +73,8 @@ def run(
         restarts: how often in a row the server is started again.
 
     Raises:
-        ServerError: a package is missing, the folder is none of ours, the port is taken, or the server does not start
-            or has ended once more.
+        ServerError: a package is missing, the folder is none of ours or not the one loaded at `url`, the port
+            is taken, or the server does not start or has ended once more.
     """
     try:
         from generator.gateway import app
@@ -77,6 +86,8 @@ def run(
     folder = Path(where)
     if folder.is_dir():
         known = target(folder)
+        if url is not None:
+            _compare(folder, known, url)
     elif ":" in where and url is None:
         url = where
         known = Target("ensemble", {})

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generator import server
+from generator import ask, loaded, server
 from generator.findings import EXIT_USAGE, Refused, error
 from generator.verify import acceptance, questions, truth
 from generator.verify.acceptance import Accepted
@@ -99,6 +99,9 @@ def run(wanted: Verify, tell: Tell) -> Verified:
     from generator.verify.answers import served
 
     ours, accepted = [], None
+    if wanted.url:
+        with ask.connect(wanted.url) as client:
+            loaded.must_be(wanted.repository, repository.names.values(), wanted.url, client)
     with server.started_or(wanted.url, wanted.repository) as (url, _):
         for number, question in enumerate(every, 1):
             tell(f"asking the server [{number}/{len(every)}] {question}")

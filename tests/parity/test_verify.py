@@ -144,3 +144,31 @@ def test_weights_in_several_files_are_read_as_one(tmp_path: Path) -> None:
     index = {name: file for file, weights in parts.items() for name in weights}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     assert set(weights_of(tmp_path)) == {"one", "two"}
+
+
+@pytest.mark.parametrize("served", ["llava"], indirect=True)
+@pytest.mark.parametrize("ask", ["verify", "openai"])
+def test_a_server_of_another_repository(
+    served: Served, ask: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(repository: Path) -> str:
+        words = [ask, str(repository), "--url", served.grpc]
+        words += ["--hf-model-dir", str(served.subject.path)] if ask == "verify" else []
+        assert cli.main(words) == 3
+        return capsys.readouterr().err
+
+    edited = tmp_path / "edited"
+    shutil.copytree(served.folder, edited, symlinks=True)
+    listed = json.loads((edited / "manifest.json").read_text())
+    vision, post = listed["models"]["vision_encoder"], listed["models"]["postprocessing"]
+    config = edited / vision / "config.pbtxt"
+    config.write_text(config.read_text().replace('name: "prompt_embedding_table"', 'name: "table"'))
+    found = asked(edited)
+    assert f"has another repository loaded than {edited}: {vision}'s output prompt_embedding_table is" in found
+    assert "there, none here" in found and "--url" in found
+    shutil.copy(served.folder / vision / "config.pbtxt", config)
+    (edited / post).rename(edited / f"our_{post}")
+    assert "config.pbtxt cannot be read" in asked(edited)
+    listed["models"]["postprocessing"] = f"our_{post}"
+    (edited / "manifest.json").write_text(json.dumps(listed))
+    assert f"it has no our_{post}" in asked(edited)
