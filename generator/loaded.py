@@ -32,8 +32,8 @@ def must_be(repository: Path, names: Iterable[str], url: str, client: InferenceS
         file = repository / name / "config.pbtxt"
         try:
             ours, theirs = configs.parse(file.read_text("utf-8")), client.get_model_config(name).config
-        except InferenceServerException:
-            raise ServerError(f"{other}: it has no {name}", REMEDY) from None
+        except InferenceServerException as problem:
+            raise ServerError(f"{other}: it has no {name} ({problem.message()})", REMEDY) from None
         except (OSError, UnicodeDecodeError, ParseError) as problem:
             raise ServerError(f"{file} cannot be read: {problem}", "generate the repository again") from None
         for kind in ("input", "output"):
