@@ -77,12 +77,16 @@ def generate(arguments: argparse.Namespace) -> int:
         force=arguments.force,
     )
     if arguments.explain:
-        from generator.explain import explain
+        from generator.explain import as_dict, explain
 
         decided, facts, findings = decide(options)
-        print(explain(decided, facts))
-        show(findings)
-        return EXIT_FINDINGS if any(f.level == "error" for f in findings) else EXIT_OK
+        if arguments.json:
+            result = as_dict(decided, facts) | {"findings": [finding.as_dict() for finding in findings]}
+            print(json.dumps(result, indent=2, ensure_ascii=False))
+        else:
+            print(explain(decided, facts))
+            show(findings)
+        return EXIT_FINDINGS if has_errors(findings) else EXIT_OK
     outcome = generate(options)
     if arguments.json:
         result = {

@@ -1,21 +1,45 @@
-"""The plan as text: every number with where it came from."""
+"""The plan for people and for scripts: every number with where it came from."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from generator import release
 from generator.facts.gather import Facts
 from generator.memory import Term, human, make
 from generator.plan import Plan
 
+Row = tuple[str, object, str]  # name, value, source
+
 
 def explain(plan: Plan, facts: Facts) -> str:
-    """A table of the plan's decisions, one per line: name, value, source."""
+    """A table of the plan's decisions, one per line: name, value, source; and the memory plan."""
+    rows = _decisions(plan, facts)
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{name.ljust(width)}  {value}   [{source}]" for name, value, source in rows]
+    return "\n".join([*lines, "", *_tables(_memory(plan))])
+
+
+def as_dict(plan: Plan, facts: Facts) -> dict[str, Any]:
+    """The same as JSON: "plan" lists name, value and source; "memory" the terms in bytes of each place."""
+    return {
+        "plan": [
+            {"name": name, "value": value if isinstance(value, int) else str(value), "source": source}
+            for name, value, source in _decisions(plan, facts)
+        ],
+        "memory": {title: [asdict(term) for term in terms] for title, terms in _memory(plan).items()},
+    }
+
+
+def _decisions(plan: Plan, facts: Facts) -> list[Row]:
     built = release.of(plan.release)
     engine, checkpoint = facts.llm_engine, facts.checkpoint
     numbers = "LLM engine" if engine else "checkpoint" if checkpoint else "spec"
     limits = "LLM engine and options" if engine else "spec, checkpoint and options; build engines with these"
     per_request, noun = plan.limits.max_table_rows, plan.spec.media.noun
-    rows: list[tuple[str, object, str]] = [
+    return [
         ("variant", plan.variant.name, "--model"),
         ("release", plan.release, "engine" if engine and engine.version else "option or spec"),
         ("runtime", plan.runtime, "--runtime"),
@@ -63,9 +87,6 @@ def explain(plan: Plan, facts: Facts) -> str:
             for name, value in plan.llm_parameters.items()
         ),
     ]
-    width = max(len(name) for name, _, _ in rows)
-    lines = [f"{name.ljust(width)}  {value}   [{source}]" for name, value, source in rows]
-    return "\n".join([*lines, "", *_memory(plan)])
 
 
 def _launch(plan: Plan) -> str:
@@ -76,8 +97,8 @@ def _launch(plan: Plan) -> str:
     )
 
 
-def _memory(plan: Plan) -> list[str]:
-    """The memory plan as tables, a line per term: name, bytes, the same for people, the arithmetic."""
+def _memory(plan: Plan) -> dict[str, tuple[Term, ...]]:
+    """What each place holds: place -> terms. One that holds nothing is left out."""
     memory = make(plan)
     kv = Term("KV cache of a full batch", memory.kv_bytes, f"{memory.kv_tokens} tokens x {memory.kv_token_bytes} bytes")
     tables = {
@@ -86,15 +107,19 @@ def _memory(plan: Plan) -> list[str]:
         "/dev/shm": memory.shm,
         "memory of a node, without GPUs": memory.host,
     }
-    width = max(len(term.name) for terms in tables.values() for term in terms)
+    return {title: terms for title, terms in tables.items() if terms}
+
+
+def _tables(memory: Mapping[str, Sequence[Term]]) -> list[str]:
+    """A line per term: name, bytes, the same for people, the arithmetic."""
+    width = max(len(term.name) for terms in memory.values() for term in terms)
     lines = []
-    for title, terms in tables.items():
-        if terms:
-            total = sum(term.bytes for term in terms)
-            lines.append(title)
-            for term in (*terms, Term("total", total, "")):
-                line = f"  {term.name.ljust(width)}  {term.bytes:>15,}  {human(term.bytes):>10}  {term.how}"
-                lines.append(line.rstrip())
+    for title, terms in memory.items():
+        total = sum(term.bytes for term in terms)
+        lines.append(title)
+        for term in (*terms, Term("total", total, "")):
+            line = f"  {term.name.ljust(width)}  {term.bytes:>15,}  {human(term.bytes):>10}  {term.how}"
+            lines.append(line.rstrip())
     return lines
 
 

@@ -12,10 +12,12 @@ from typing import Any
 from generator import __version__
 from generator import memory as memory_plan
 from generator.facts import jsonfile
+from generator.findings import EXIT_USAGE, Refused, error
 from generator.options import Options
 from generator.plan import Plan
 
 NAME = "manifest.json"
+OR_SERVER = "give the folder that gen-repo wrote, or host:port of a server"
 SCHEMA = 1
 MADE_BY = "gen-repo"
 
@@ -101,6 +103,22 @@ def read(repository: Path) -> dict[str, Any] | None:
         return None
     content = jsonfile.read(path, "manifest.json", "generate the repository again into a new folder")
     return content if content.get("made_by") == MADE_BY else None
+
+
+def of(repository: Path, remedy: str = "give the folder that gen-repo wrote") -> dict[str, Any]:
+    """The manifest of a folder that has to be a repository of ours.
+
+    Raises:
+        Refused: there is no such folder, it has no manifest of ours, or one that is not readable JSON.
+    """
+    if not repository.is_dir():
+        missing = error("no-such-directory", "there is no such folder", repository, remedy)
+        raise Refused(missing, exit_code=EXIT_USAGE)
+    content = read(repository)
+    if content is None:
+        foreign = error("not-ours", f"the folder has no {NAME} of gen-repo", repository, remedy)
+        raise Refused(foreign, exit_code=EXIT_USAGE)
+    return content
 
 
 def edited(repository: Path, manifest: dict[str, Any]) -> dict[str, str]:

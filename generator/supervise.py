@@ -15,6 +15,7 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from generator import processes
+from generator.findings import EXIT_USAGE, Refused, error
 from generator.server import Server, ServerError, died, running
 
 RESTARTS = 3
@@ -57,10 +58,12 @@ def serve(
 
     Prints one line with the addresses when ready, then the server's log on stderr. Requests that run may end within
     `exit_timeout` seconds after a signal; a second signal ends the server at once. It is kept up as keep() does.
-    Raises ServerError when there is no model repository, or the server does not start, or ends once more.
+    Raises Refused when there is no model repository, ServerError when the server does not start, or ends once more.
     """
     if not any(repository.glob("*/config.pbtxt")):
-        raise ServerError(f"{repository} holds no model repository", "give the folder that gen-repo wrote")
+        what = "the folder holds no model repository" if repository.is_dir() else "there is no such folder"
+        remedy = "give the folder that gen-repo wrote"
+        raise Refused(error("no-repository", what, repository, remedy), exit_code=EXIT_USAGE)
     start = partial(
         running,
         repository,

@@ -57,15 +57,15 @@ class Bench:
 def run(bench: Bench, tell: Tell) -> tuple[dict[str, Any], list[Finding]]:
     """Measure every point; writes results.json after each of them, and the plot at the end.
 
-    Returns what results.json holds, and warnings. Raises ServerError: no perf_analyzer, no server, a refused request.
+    Returns what results.json holds, and warnings. Raises ServerError: no perf_analyzer, no server, a refused request;
+    Refused: no repository of ours.
     """
     folder = Path(bench.where)
-    names = _names(folder) if folder.is_dir() else _usual_names(bench.model)
-    if folder.is_dir() and bench.output.resolve().is_relative_to(folder.resolve()):
+    local = folder.is_dir() or ":" not in bench.where
+    names = manifest.of(folder, manifest.OR_SERVER)["models"] if local else _usual_names(bench.model)
+    if local and bench.output.resolve().is_relative_to(folder.resolve()):
         # A folder without a model inside a repository keeps Triton 2.51 from starting.
         raise ServerError(f"{bench.output} lies inside the repository", "choose an --output elsewhere")
-    if not folder.is_dir() and ":" not in bench.where:
-        raise ServerError(f"{bench.where} is neither a folder nor host:port", "give a repository, or host:port")
     if bench.stream and FRONT not in names and not bench.model:
         raise ServerError(f"{bench.where} does not stream", "generate it with --streaming, or leave out --stream")
     program = analyzer.find()
@@ -85,10 +85,10 @@ def run(bench: Bench, tell: Tell) -> tuple[dict[str, Any], list[Finding]]:
         "points": [],
     }
     found: list[Finding] = []
-    where = bench.url or (None if folder.is_dir() else bench.where)
+    where = bench.url or (None if local else bench.where)
     with server.started_or(where, folder, timeout=bench.timeout) as (url, group):
         client = ask.connect(url)
-        if bench.url and folder.is_dir():
+        if bench.url and local:
             loaded.must_be(folder, names.values(), url, client)
         decoupled = _decoupled(client)
         for number, point in enumerate(bench.points, 1):
@@ -112,13 +112,6 @@ def run(bench: Bench, tell: Tell) -> tuple[dict[str, Any], list[Finding]]:
         remedy = "pip install 'gen-repo[bench]'"
         found.append(warning("no-plot", "matplotlib is not installed: there is no plot", bench.output, remedy))
     return result, found
-
-
-def _names(repository: Path) -> dict[str, str]:
-    content = manifest.read(repository)
-    if content is None:
-        raise ServerError(f"{repository} holds no manifest of gen-repo", "give a generated repository, or host:port")
-    return dict(content["models"])
 
 
 def _usual_names(model: str | None) -> dict[str, str]:

@@ -23,13 +23,7 @@ def check(repository: Path) -> list[Finding]:
     Raises:
         Refused: it is no repository of ours, or the protobuf schema is not installed.
     """
-    if not repository.is_dir():
-        what = "there is no such folder"
-        raise Refused(error("no-such-directory", what, repository, "give the folder that gen-repo wrote"))
-    content = manifest.read(repository)
-    if content is None:
-        what = "the folder has no manifest.json of gen-repo"
-        raise Refused(error("not-ours", what, repository, "give the folder that gen-repo wrote"))
+    content = manifest.of(repository)
     with jsonfile.reading(repository / manifest.NAME, manifest.NAME):
         findings = _edited(repository, content)
     findings += agreement(repository, str(content.get("release")))

@@ -52,10 +52,7 @@ def read(repository: Path, ports: Mapping[str, int]) -> Needs:
     Raises:
         Refused: it is no repository of ours, or one of a version that did not write down its needs.
     """
-    content = manifest.read(repository) if repository.is_dir() else None
-    if content is None:
-        what = "there is no repository of gen-repo"
-        raise Refused(error("not-ours", what, repository, "give the folder that gen-repo wrote"))
+    content = manifest.of(repository)
     numbers = content.get("machine")
     if not isinstance(numbers, dict) or "llm_gpus" not in numbers:  # written before there was such a list
         what = f"the manifest, of gen-repo {content.get('version')}, does not say what machine it needs"

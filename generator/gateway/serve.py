@@ -29,10 +29,8 @@ class Target:
 
 
 def target(repository: Path) -> Target:
-    """Of a generated repository. Raises ServerError when it is not one of ours."""
-    content = manifest.read(repository)
-    if content is None:
-        raise ServerError(f"{repository} holds no manifest of gen-repo", AGAIN)
+    """Of a generated repository. Raises Refused when it is not one of ours, ServerError when a file cannot be read."""
+    content = manifest.of(repository, manifest.OR_SERVER)
     names = dict(content["models"])
     file = repository / names["preprocessing"] / "1/settings.json"
     try:
@@ -84,15 +82,13 @@ def run(
         remedy = "pip install 'gen-repo[openai]'"
         raise ServerError(f"the Python package {error.name} is not installed", remedy) from None
     folder = Path(where)
-    if folder.is_dir():
-        known = target(folder)
-        if url is not None:
-            _compare(folder, known, url)
-    elif ":" in where and url is None:
+    if url is None and ":" in where and not folder.is_dir():
         url = where
         known = Target("ensemble", {})
     else:
-        raise ServerError(f"{where} is neither a folder nor host:port", "give a repository, or host:port of a server")
+        known = target(folder)
+        if url is not None:
+            _compare(folder, known, url)
     served = app.Model(
         model or known.model, known.chat, known.limits.get("default_max_tokens"), known.limits.get("max_seq_len")
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generator import manifest, models
-from generator.findings import EXIT_USAGE, Refused, error
+from generator.findings import Refused, error
 from generator.plan import FRONT
 from generator.spec import ModelSpec, Variant
 
@@ -40,11 +40,7 @@ class Repository:
 
 def read(folder: Path) -> Repository:
     """The repository in `folder`. Raises Refused when it is none of ours, or a file of it cannot be read."""
-    content = manifest.read(folder)
-    if content is None:
-        what = f"{folder} holds no manifest.json of gen-repo"
-        remedy = "give the folder of a generated repository"
-        raise Refused(error("verify", what, folder, remedy), exit_code=EXIT_USAGE)
+    content = manifest.of(folder)
     file = folder / content["models"]["preprocessing"] / "1" / "settings.json"
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))

@@ -111,13 +111,22 @@ def test_asking_nobody_is_an_environment_error(tmp_path: Path) -> None:
 
 def test_serving_a_folder_that_is_not_there(tmp_path: Path) -> None:
     done = run("serve", str(tmp_path / "nothing"), cwd=tmp_path)
-    assert done.returncode in (1, 3) and "nothing" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "there is no such folder" in done.stderr and "nothing" in done.stderr
 
 
 def test_serving_a_folder_without_models_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("not a repository")
     done = run("serve", str(tmp_path), cwd=tmp_path)
-    assert done.returncode == 3 and "holds no model repository" in done.stderr
+    assert done.returncode == 2 and "holds no model repository" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "doctor", "verify", "bench", "openai"])
+def test_commands_agree_about_what_is_no_repository(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, code in ((tmp_path, "not-ours"), (tmp_path / "nothing", "no-such-directory")):
+        assert main([command, str(folder)]) == 2
+        assert f"error[{code}]" in capsys.readouterr().err
 
 
 def test_an_empty_file_is_not_sent(tmp_path: Path) -> None:
@@ -172,5 +181,5 @@ def test_ports_that_are_none_are_usage_errors(command: str, value: str, capsys: 
 
 @pytest.mark.parametrize("value", ["0", "65535"])
 def test_ports_are_taken_as_they_are(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", str(tmp_path / "none"), f"--http-port={value}"]) == 3
+    assert main(["serve", str(tmp_path / "none"), f"--http-port={value}"]) == 2
     assert "none" in capsys.readouterr().err

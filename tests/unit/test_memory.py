@@ -282,6 +282,21 @@ def test_explain_prints_every_term(capsys: pytest.CaptureFixture[str]) -> None:
     assert table == EXPLAINED
 
 
+def test_explain_as_json_holds_what_the_text_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", "llava", "--explain", "--json"]) == 0
+    explained = json.loads(capsys.readouterr().out)
+    assert main(["--model", "llava", "--explain"]) == 0
+    text = capsys.readouterr().out.splitlines()
+    for row in explained["plan"]:
+        assert any(row["name"] in line and f"{row['value']}   [{row['source']}]" in line for line in text)
+    terms = [term for place in explained["memory"].values() for term in place]
+    for term in terms:
+        assert any(term["name"] in line and f"{term['bytes']:,}" in line and term["how"] in line for line in text)
+    totals = len(explained["memory"])
+    assert len(explained["plan"]) + 1 + len(terms) + 2 * totals == len(text)
+    assert {"code", "what", "where", "remedy", "level"} == set().union(*explained["findings"])
+
+
 EXPLAINED = """\
 memory of a GPU with the LLM
   driver                         524,288,000   500.0 MiB  estimate
