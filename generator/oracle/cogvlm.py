@@ -68,7 +68,8 @@ class CogvlmOracle(Oracle):
         levels = torch.from_numpy(np.stack([np.asarray(image) for image in squashed])).permute(0, 3, 1, 2)
         mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
         normal = levels.float().div(255).sub(mean).div(std)
-        return normal.bfloat16().float().numpy()  # type: ignore[no-any-return]
+        # In the order that a request carries them: convolutions of other layouts round differently on some processors.
+        return normal.bfloat16().float().contiguous().numpy()  # type: ignore[no-any-return]
 
     def rows(self, pixels: BFloat16) -> BFloat16:
         with torch.inference_mode():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -102,10 +103,13 @@ def _read(archive: Path) -> tuple[dict[str, Any], Weights]:
         found = next((members[name] for name in WEIGHTS if name in members), None)
         if found is None or config.get("tensor_model_parallel_size", 1) != 1:
             raise ValueError(f"{archive} is split over several ranks: save the model again as one checkpoint")
-        found.name = "weights"
-        with tempfile.TemporaryDirectory() as folder:
-            content.extract(found, folder, filter="data")
+        packed = content.extractfile(found)
+        if packed is None:
+            raise ValueError(f"{archive}: {found.name} is no file; download the archive again")
+        with tempfile.NamedTemporaryFile() as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+            unpacked.flush()
             # Transformer Engine leaves its extra states as io.BytesIO, which torch does not count as harmless.
             with torch.serialization.safe_globals([io.BytesIO, bytes]):
-                weights: Weights = torch.load(Path(folder, "weights"), map_location="cpu", weights_only=True, mmap=True)
+                weights: Weights = torch.load(unpacked.name, map_location="cpu", weights_only=True, mmap=True)
     return config, weights
